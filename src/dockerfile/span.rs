@@ -1,0 +1,30 @@
+//! Places in a Dockerfile.
+
+/// A range of bytes in the Dockerfile's text, and the lines that it covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Span {
+    /// Offset of the first byte.
+    pub start: usize,
+    /// Offset behind the last byte.
+    pub end: usize,
+    /// First line, counted from 1.
+    pub first_line: usize,
+    /// Last line, counted from 1.
+    pub last_line: usize,
+}
+
+/// A value and where it was written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written.
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    /// Joins a value to its place.
+    pub const fn new(value: T, span: Span) -> Self {
+        Self { value, span }
+    }
+}
