@@ -1,1 +1,299 @@
-//! The graph room.
+//! The build graph: what has to happen, in which order, on which file systems.
+//!
+//! [`plan`] picks the stages that the target needs and names the base images they start from;
+//! [`lowering`] turns those stages into vertices once the base images' configs are known. Both
+//! are functions from values to values: nothing here touches a disk, a network or a clock.
+//!
+//! A vertex is its operation and its inputs; both go into its cache key. Its [`Meta`] (what the
+//! user is shown) never does.
+
+use crate::build::NetworkMode;
+use crate::digest::{BlobDigest, DiffId};
+use crate::dockerfile::instruction::CacheSharing;
+use crate::dockerfile::span::Span;
+use crate::image::config::ImageConfig;
+use crate::platform::Platform;
+
+mod arguments;
+pub mod environment;
+mod expose;
+mod format;
+pub mod lowering;
+mod metadata;
+pub mod plan;
+mod transfer;
+
+/// Names a vertex of one graph. Inputs always have lower numbers than what reads them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VertexIndex(pub usize);
+
+/// A file system that an operation reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileSystem {
+    /// The empty one.
+    Scratch,
+    /// What a vertex made.
+    Vertex(VertexIndex),
+    /// The build context, without what `.dockerignore` leaves out.
+    Context,
+}
+
+/// What the user is shown of a vertex. Never part of a cache key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// `[builder 2/5] RUN make`.
+    pub name: String,
+    /// The instruction in the Dockerfile.
+    pub span: Span,
+}
+
+/// One step: an operation on top of the file system of `parent`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vertex {
+    /// What to do.
+    pub operation: Operation,
+    /// The file system it starts from; `None` for the empty one.
+    pub parent: Option<VertexIndex>,
+    /// What the user is shown.
+    pub meta: Meta,
+}
+
+/// What a vertex does. All but [`Operation::Image`] add exactly one layer to their parent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// The layers of a base image, by its place in [`Graph::images`].
+    Image(usize),
+    /// RUN.
+    Run(Run),
+    /// COPY and ADD.
+    Copy(Copy),
+    /// WORKDIR.
+    MakeDirectory(MakeDirectory),
+}
+
+/// RUN, with everything expanded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// The environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Proxy variables: given to the program, left out of the cache key and the history.
+    pub proxy: Vec<(String, String)>,
+    /// USER as the config has it, `""` for root.
+    pub user: String,
+    /// The working directory, absolute.
+    pub cwd: String,
+    /// The network.
+    pub network: NetworkMode,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// A heredoc that starts with `#!`: shown to the step as `/dev/pipes/NAME` and run.
+    pub script: Option<InlineFile>,
+}
+
+/// A small file whose content stands in the Dockerfile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InlineFile {
+    /// Its name: the heredoc's delimiter.
+    pub name: String,
+    /// Its content.
+    pub content: String,
+}
+
+/// A mount of a RUN step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mount {
+    /// Where, absolute and clean.
+    pub target: String,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// What a mount shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MountKind {
+    /// Files of another file system.
+    Bind {
+        /// Which.
+        from: FileSystem,
+        /// Where in it, absolute and clean.
+        source: String,
+        /// Writes are allowed, and thrown away.
+        read_write: bool,
+    },
+    /// A folder that outlives the build.
+    Cache {
+        /// Its name.
+        id: String,
+        /// How steps share it.
+        sharing: CacheSharing,
+        /// No writes.
+        read_only: bool,
+        /// Mode when it is new.
+        mode: u32,
+        /// Owner when it is new.
+        uid: u32,
+        /// Group when it is new.
+        gid: u32,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Limit in bytes.
+        size: Option<u64>,
+    },
+    /// A secret's value.
+    Secret {
+        /// Its name.
+        id: String,
+        /// Fail when the build was given none.
+        required: bool,
+        /// Mode of the file.
+        mode: u32,
+        /// Owner of the file.
+        uid: u32,
+        /// Group of the file.
+        gid: u32,
+        /// Variable that holds the value.
+        env: Option<String>,
+        /// Whether it is (also) a file at the target.
+        file: bool,
+    },
+}
+
+/// COPY and ADD, with everything expanded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Copy {
+    /// Where the paths of `sources` are.
+    pub from: FileSystem,
+    /// What to copy.
+    pub sources: Vec<CopySource>,
+    /// Where to, absolute and clean; ends with `/` where the user said that it is a directory.
+    pub destination: String,
+    /// `--chown`.
+    pub chown: Option<String>,
+    /// `--chmod`.
+    pub chmod: Option<Chmod>,
+    /// Local archives are unpacked (ADD).
+    pub unpack: bool,
+    /// `--exclude` patterns.
+    pub exclude: Vec<String>,
+    /// Time for directories that are made on the way, in seconds; the newest time among the
+    /// files below them where `None`.
+    pub directory_time: Option<i64>,
+}
+
+/// One source of COPY or ADD.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopySource {
+    /// A path or pattern, absolute and clean, below the root of `from`.
+    Path(String),
+    /// A heredoc.
+    Inline(InlineFile),
+}
+
+/// `--chmod`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Chmod {
+    /// Bits for files and directories alike.
+    Octal(u32),
+}
+
+/// WORKDIR: the directory exists afterwards.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MakeDirectory {
+    /// Absolute and clean.
+    pub path: String,
+    /// Owner of what is made: USER as the config has it, `""` for root.
+    pub user: String,
+    /// Time of what is made, in seconds; that of the directory above where `None`.
+    pub time: Option<i64>,
+}
+
+/// Where the bytes of a base image's layers are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BaseLayer {
+    /// Digest of the plain tar, from the config.
+    pub diff_id: DiffId,
+    /// The blob that holds it, as the manifest lists it; `None` when the store has it in
+    /// another shape (an image that was built here).
+    pub blob: Option<LayerBlob>,
+}
+
+/// A layer's blob, as a manifest lists it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerBlob {
+    /// Its digest.
+    pub digest: BlobDigest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// A base image whose name has been resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BaseImage {
+    /// Its full name with digest, as shown.
+    pub name: String,
+    /// The repository that its blobs can be had from, where it came from a registry.
+    pub repository: Option<crate::reference::Reference>,
+    /// Its config.
+    pub config: ImageConfig,
+    /// Its layers, lowest first.
+    pub layers: Vec<BaseLayer>,
+    /// The platform it is for.
+    pub platform: Platform,
+}
+
+/// All vertices, inputs before what reads them.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// The vertices.
+    pub vertices: Vec<Vertex>,
+    /// Base images that [`Operation::Image`] names.
+    pub images: Vec<BaseImage>,
+}
+
+impl Graph {
+    /// The vertex behind an index.
+    pub fn vertex(&self, index: VertexIndex) -> &Vertex {
+        &self.vertices[index.0]
+    }
+
+    /// Adds a vertex.
+    pub fn add(&mut self, vertex: Vertex) -> VertexIndex {
+        self.vertices.push(vertex);
+        VertexIndex(self.vertices.len() - 1)
+    }
+
+    /// Every vertex that `index` reads, its parent first.
+    pub fn inputs(&self, index: VertexIndex) -> Vec<VertexIndex> {
+        let vertex = self.vertex(index);
+        let read: Vec<FileSystem> = match &vertex.operation {
+            Operation::Image(_) | Operation::MakeDirectory(_) => Vec::new(),
+            Operation::Copy(copy) => vec![copy.from],
+            Operation::Run(run) => run
+                .mounts
+                .iter()
+                .filter_map(|mount| match mount.kind {
+                    MountKind::Bind { from, .. } => Some(from),
+                    _ => None,
+                })
+                .collect(),
+        };
+        let read = read.into_iter().filter_map(|from| match from {
+            FileSystem::Vertex(index) => Some(index),
+            FileSystem::Scratch | FileSystem::Context => None,
+        });
+        vertex.parent.into_iter().chain(read).collect()
+    }
+
+    /// The vertices from the base image up to `target`, lowest first.
+    pub fn chain(&self, target: Option<VertexIndex>) -> Vec<VertexIndex> {
+        let mut chain: Vec<VertexIndex> =
+            std::iter::successors(target, |index| self.vertex(*index).parent).collect();
+        chain.reverse();
+        chain
+    }
+}

@@ -1,0 +1,78 @@
+//! Built-in and global build arguments: what FROM lines may use, and what a bare `ARG NAME` in
+//! a stage takes its value from.
+
+use std::collections::BTreeMap;
+
+use super::environment::Environment;
+use super::plan::Options;
+use crate::dockerfile::Dockerfile;
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::expansion;
+use crate::platform::Platform;
+
+/// Build arguments that are the caller's affair: given to steps where declared, but never an
+/// environment variable of the stage's words, the config or a cache key by themselves.
+const PROXY: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+
+/// Whether `name` is one of the predefined proxy arguments, in either case.
+pub(super) fn is_proxy(name: &str) -> bool {
+    PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+}
+
+/// The proxy arguments that the build was given, as environment variables in both spellings.
+pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for (name, value) in build_args.iter().filter(|(name, _)| is_proxy(name)) {
+        for spelling in [name.to_ascii_uppercase(), name.to_ascii_lowercase()] {
+            if !out.iter().any(|(n, _)| *n == spelling) {
+                out.push((spelling, value.clone()));
+            }
+        }
+    }
+    out
+}
+
+/// The arguments in force before the first FROM: the platform's, then those of ARG lines there.
+///
+/// # Errors
+/// When a default can't be expanded.
+pub(super) fn global(dockerfile: &Dockerfile, options: &Options) -> Result<Environment, Diagnostic> {
+    let mut environment = Environment::default();
+    platform_arguments(&mut environment, "BUILD", &options.build_platform);
+    platform_arguments(&mut environment, "TARGET", &options.platform);
+    let stage = options.target.clone().or_else(|| {
+        let last = dockerfile.stages.last()?;
+        last.from.value.name.as_ref().map(|name| name.value.clone())
+    });
+    environment.set("TARGETSTAGE", stage.as_deref().unwrap_or("default"));
+    for name in environment.pairs().iter().map(|(n, _)| n.clone()).collect::<Vec<_>>() {
+        if let Some(value) = options.build_args.get(&name) {
+            environment.set(&name, value);
+        }
+    }
+    for declarations in &dockerfile.global_args {
+        for declaration in &declarations.value {
+            let name = &declaration.name.value;
+            if let Some(value) = options.build_args.get(name) {
+                environment.set(name, value);
+            } else if let Some(default) = &declaration.default {
+                let lookup = |name: &str| environment.get(name).map(str::to_owned);
+                let value = expansion::expand(&default.value, &lookup, dockerfile.escape)
+                    .map_err(|error| Diagnostic::error(declarations.span, error.to_string()))?;
+                environment.set(name, &value);
+            }
+        }
+    }
+    Ok(environment)
+}
+
+fn platform_arguments(environment: &mut Environment, prefix: &str, platform: &Platform) {
+    environment.set(&format!("{prefix}PLATFORM"), &platform.to_string());
+    environment.set(&format!("{prefix}OS"), &platform.os);
+    environment.set(&format!("{prefix}OSVERSION"), "");
+    environment.set(&format!("{prefix}ARCH"), &platform.architecture);
+    environment.set(
+        &format!("{prefix}VARIANT"),
+        platform.variant.as_deref().unwrap_or(""),
+    );
+}

@@ -1,0 +1,605 @@
+//! Stages to graph: instructions in order, each a vertex, a change of the config, or both.
+//!
+//! Words are expanded here, with the environment as it is at their instruction. History gets one
+//! entry per instruction in BuildKit's words, and exactly the entries that aren't marked empty
+//! have a vertex (and so a layer) of their own.
+
+use std::collections::BTreeMap;
+
+use super::environment::Environment;
+use super::plan::{Base, From, ImageKey, Plan};
+use super::{
+    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, MountKind, Operation,
+    Run, Vertex, VertexIndex, arguments,
+};
+use crate::build::NetworkMode;
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::expansion;
+use crate::dockerfile::instruction::{
+    self, CommandLine, Heredoc, Instruction, RunNetwork, RunSecurity, Step, Word,
+};
+use crate::dockerfile::span::Span;
+use crate::image::config::{HistoryEntry, ImageConfig};
+use crate::time::Timestamp;
+
+/// A lowered target.
+#[derive(Debug)]
+pub struct Lowered {
+    /// Everything that has to happen.
+    pub graph: Graph,
+    /// The vertex whose file system is the image's; `None` for an empty image.
+    pub target: Option<VertexIndex>,
+    /// The image's config, with its history but without the diff IDs of new layers.
+    pub config: ImageConfig,
+    /// Name of the target stage.
+    pub stage: String,
+}
+
+/// Lowers the stages that the target needs.
+///
+/// # Errors
+/// A [`Diagnostic`] for the first instruction that can't be lowered: a word that can't be
+/// expanded, a value out of range, a feature that rbuild doesn't have.
+pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowered, Diagnostic> {
+    let mut lowering = Lowering {
+        plan,
+        images,
+        graph: Graph::default(),
+        image_vertices: BTreeMap::new(),
+        states: BTreeMap::new(),
+    };
+    for index in plan.reachable(images)? {
+        let state = lowering.stage(index)?;
+        lowering.states.insert(index, state);
+    }
+    let target = plan.target();
+    let mut state = lowering.states.remove(&target).ok_or_else(|| {
+        Diagnostic::error(Span::default(), "the target stage was not lowered".to_owned())
+    })?;
+    state.config.set_labels(&plan.options.labels);
+    if plan.options.platform_is_explicit {
+        state.config.set_platform(&plan.options.platform);
+    }
+    Ok(Lowered {
+        graph: lowering.graph,
+        target: state.vertex,
+        config: state.config,
+        stage: plan.stages[target].name.clone(),
+    })
+}
+
+struct Lowering<'a> {
+    plan: &'a Plan,
+    images: &'a BTreeMap<ImageKey, BaseImage>,
+    graph: Graph,
+    image_vertices: BTreeMap<ImageKey, Option<VertexIndex>>,
+    states: BTreeMap<usize, StageState>,
+}
+
+/// A stage as it is after some of its instructions.
+#[derive(Clone, Debug)]
+pub(super) struct StageState {
+    pub(super) vertex: Option<VertexIndex>,
+    pub(super) config: ImageConfig,
+    pub(super) environment: Environment,
+    /// ARGs declared so far, which RUN's history entry lists.
+    declared: Vec<(String, String)>,
+    /// Whether this stage has set CMD: ENTRYPOINT resets an inherited one only.
+    pub(super) sets_cmd: bool,
+    prefix: StepPrefix,
+    created: Option<Timestamp>,
+    pub(super) escape: char,
+}
+
+/// Counts a stage's steps for the names that the user sees: `[builder 2/5]`.
+#[derive(Clone, Debug)]
+struct StepPrefix {
+    stage: String,
+    current: usize,
+    total: usize,
+}
+
+impl StepPrefix {
+    fn next(&mut self, text: &str, is_trigger: bool) -> String {
+        self.current += 1;
+        let width = self.total.max(1).ilog10() as usize + 1;
+        let stage = if self.stage.is_empty() {
+            String::new()
+        } else {
+            format!("{} ", self.stage)
+        };
+        let trigger = if is_trigger { "ONBUILD " } else { "" };
+        let (instruction, rest) = text.split_once(' ').unwrap_or((text, ""));
+        format!(
+            "[{stage}{:>width$}/{}] {trigger}{} {rest}",
+            self.current,
+            self.total,
+            instruction.to_ascii_uppercase()
+        )
+    }
+}
+
+impl StageState {
+    /// Expands one word with the environment as it is now.
+    pub(super) fn expand(&self, word: &Word) -> Result<String, Diagnostic> {
+        self.expand_text(&word.value, word.span)
+    }
+
+    /// Expands a text that stands at `span`.
+    pub(super) fn expand_text(&self, text: &str, span: Span) -> Result<String, Diagnostic> {
+        expansion::expand(text, &self.lookup(), self.escape)
+            .map_err(|error| Diagnostic::error(span, error.to_string()))
+    }
+
+    /// Looks a variable up.
+    pub(super) fn lookup(&self) -> impl Fn(&str) -> Option<String> + '_ {
+        |name| self.environment.get(name).map(str::to_owned)
+    }
+
+    /// Appends a history entry for an instruction that makes no layer.
+    pub(super) fn remember(&mut self, created_by: String) {
+        self.push_history(created_by, true);
+    }
+
+    fn push_history(&mut self, created_by: String, empty_layer: bool) {
+        self.config.history.push(HistoryEntry {
+            created: self.created,
+            created_by: Some(created_by),
+            comment: Some("buildkit.dockerfile.v0".to_owned()),
+            empty_layer,
+            ..HistoryEntry::default()
+        });
+    }
+}
+
+impl Lowering<'_> {
+    fn stage(&mut self, index: usize) -> Result<StageState, Diagnostic> {
+        let steps = self.plan.steps(index, self.images)?;
+        let mut state = self.start(index, &steps)?;
+        for (step, is_trigger) in &steps {
+            self.step(index, &mut state, step, *is_trigger)?;
+        }
+        Ok(state)
+    }
+
+    fn start(&mut self, index: usize, steps: &[(Step, bool)]) -> Result<StageState, Diagnostic> {
+        let planned = &self.plan.stages[index];
+        let from_image = matches!(planned.base, Base::Image(_));
+        let total = steps.iter().filter(|(step, _)| makes_layer(&step.instruction)).count();
+        let mut prefix = StepPrefix {
+            stage: if self.plan.stages.len() == 1 {
+                String::new()
+            } else {
+                planned.name.clone()
+            },
+            current: 0,
+            total: total + usize::from(from_image),
+        };
+        let mut state = match &planned.base {
+            Base::Stage(base) => {
+                let base = self.states.get(base).ok_or_else(|| {
+                    let span = self.plan.dockerfile.stages[index].from.span;
+                    Diagnostic::error(span, "the base stage was not lowered".to_owned())
+                })?;
+                StageState {
+                    sets_cmd: false,
+                    prefix,
+                    ..base.clone()
+                }
+            }
+            base => {
+                let (vertex, config) = match base {
+                    Base::Image(key) => {
+                        let span = self.plan.dockerfile.stages[index].from.span;
+                        let name = self.image(key, span)?.name.clone();
+                        let name = prefix.next(&format!("FROM {name}"), false);
+                        let vertex = self.image_vertex(key, name, span)?;
+                        let mut config = self.image(key, span)?.config.clone();
+                        config.created = None;
+                        (vertex, config)
+                    }
+                    _ => (None, ImageConfig::scratch(&planned.platform)),
+                };
+                StageState {
+                    vertex,
+                    config,
+                    environment: Environment::default(),
+                    declared: Vec::new(),
+                    sets_cmd: false,
+                    prefix,
+                    created: self.plan.options.source_date_epoch.map(Timestamp::from_seconds),
+                    escape: self.plan.dockerfile.escape,
+                }
+            }
+        };
+        state.config.config.on_build = Vec::new();
+        state.config.ensure_path();
+        if from_image || state.environment == Environment::default() {
+            state.environment = Environment::from_config(&state.config.config.env);
+        }
+        Ok(state)
+    }
+
+    fn image(&self, key: &ImageKey, span: Span) -> Result<&BaseImage, Diagnostic> {
+        self.images
+            .get(key)
+            .ok_or_else(|| Diagnostic::error(span, format!("image `{}` was not resolved", key.name)))
+    }
+
+    /// The vertex of a base image, one for all that use it; `None` when it has no layers.
+    fn image_vertex(
+        &mut self,
+        key: &ImageKey,
+        name: String,
+        span: Span,
+    ) -> Result<Option<VertexIndex>, Diagnostic> {
+        if let Some(vertex) = self.image_vertices.get(key) {
+            return Ok(*vertex);
+        }
+        let image = self.image(key, span)?.clone();
+        let vertex = if image.layers.is_empty() {
+            None
+        } else {
+            self.graph.images.push(image);
+            let operation = Operation::Image(self.graph.images.len() - 1);
+            Some(self.graph.add(Vertex {
+                operation,
+                parent: None,
+                meta: Meta { name, span },
+            }))
+        };
+        self.image_vertices.insert(key.clone(), vertex);
+        Ok(vertex)
+    }
+
+    fn file_system(&mut self, name: &str, current: usize, span: Span) -> Result<FileSystem, Diagnostic> {
+        let vertex = match self.plan.from(name, current, span)? {
+            From::Scratch => None,
+            From::Stage(stage) => self.states.get(&stage).and_then(|state| state.vertex),
+            From::Image(key) => {
+                let shown = format!("FROM {}", self.image(&key, span)?.name);
+                self.image_vertex(&key, shown, span)?
+            }
+        };
+        Ok(vertex.map_or(FileSystem::Scratch, FileSystem::Vertex))
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        state: &mut StageState,
+        step: &Step,
+        is_trigger: bool,
+    ) -> Result<(), Diagnostic> {
+        match &step.instruction {
+            Instruction::Run(run) => self.run(index, state, step, run, is_trigger),
+            Instruction::Copy(transfer) | Instruction::Add(transfer) => {
+                let is_add = matches!(step.instruction, Instruction::Add(_));
+                let from = match &transfer.from {
+                    None => FileSystem::Context,
+                    Some(name) => self.file_system(&name.value, index, name.span)?,
+                };
+                let time = self.plan.options.source_date_epoch;
+                let (copy, message) = state.transfer(transfer, from, is_add, step.span, time)?;
+                self.add(state, Operation::Copy(copy), step, is_trigger);
+                state.push_history(format!("{message} # buildkit"), false);
+                Ok(())
+            }
+            Instruction::Workdir(word) => {
+                let path = state.expand(word)?;
+                let path = absolute(&state.config.config.working_dir, &path);
+                state.config.config.working_dir.clone_from(&path);
+                let makes_layer = path != "/";
+                if makes_layer {
+                    let operation = Operation::MakeDirectory(MakeDirectory {
+                        path: path.clone(),
+                        user: state.config.config.user.clone(),
+                        time: self.plan.options.source_date_epoch,
+                    });
+                    self.add(state, operation, step, is_trigger);
+                }
+                state.push_history(format!("WORKDIR {path}"), !makes_layer);
+                Ok(())
+            }
+            Instruction::Arg(declarations) => self.arg(state, declarations, step.span),
+            _ => state.metadata(step),
+        }
+    }
+
+    fn add(&mut self, state: &mut StageState, operation: Operation, step: &Step, is_trigger: bool) {
+        let name = state.prefix.next(&step.text, is_trigger);
+        state.vertex = Some(self.graph.add(Vertex {
+            operation,
+            parent: state.vertex,
+            meta: Meta {
+                name,
+                span: step.span,
+            },
+        }));
+    }
+
+    fn arg(
+        &self,
+        state: &mut StageState,
+        declarations: &[instruction::ArgDeclaration],
+        span: Span,
+    ) -> Result<(), Diagnostic> {
+        let mut texts = Vec::new();
+        for declaration in declarations {
+            let name = state.expand(&declaration.name)?;
+            let value = if let Some(value) = self.plan.options.build_args.get(&name) {
+                Some(value.clone())
+            } else if let Some(default) = &declaration.default {
+                Some(state.expand_text(&default.value, span)?)
+            } else {
+                self.plan.global.get(&name).map(str::to_owned)
+            };
+            // A proxy's address is the caller's affair: it reaches the step, not the image.
+            let is_proxy = arguments::is_proxy(&name);
+            let shown = value.as_ref().filter(|_| !is_proxy);
+            texts.push(match shown {
+                Some(value) => format!("{name}={value}"),
+                None => name.clone(),
+            });
+            if is_proxy {
+                continue;
+            }
+            if let Some(value) = &value {
+                state.environment.set(&name, value);
+            }
+            state.declared.push((name, value.unwrap_or_default()));
+        }
+        state.remember(format!("ARG {}", texts.join(" ")));
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        index: usize,
+        state: &mut StageState,
+        step: &Step,
+        run: &instruction::Run,
+        is_trigger: bool,
+    ) -> Result<(), Diagnostic> {
+        refuse_absent(run, step.span)?;
+        let (args, script) = command(state, run);
+        let mut mounts = Vec::new();
+        for mount in &run.mounts {
+            mounts.push(self.mount(index, state, &mount.value, mount.span)?);
+        }
+        let history = run_history(state, &args);
+        let operation = Operation::Run(Run {
+            args,
+            env: state.environment.pairs().to_vec(),
+            proxy: arguments::proxies(&self.plan.options.build_args),
+            user: state.config.config.user.clone(),
+            cwd: absolute("/", &state.config.config.working_dir),
+            network: match run.network {
+                None | Some(RunNetwork::Default) => self.plan.options.network,
+                Some(RunNetwork::None) => NetworkMode::None,
+                Some(RunNetwork::Host) => NetworkMode::Host,
+            },
+            mounts,
+            script,
+        });
+        self.add(state, operation, step, is_trigger);
+        state.push_history(history, false);
+        Ok(())
+    }
+
+    fn mount(
+        &mut self,
+        index: usize,
+        state: &StageState,
+        mount: &instruction::Mount,
+        span: Span,
+    ) -> Result<Mount, Diagnostic> {
+        let expand = |text: &Option<String>| {
+            let expanded = text.as_ref().map(|text| state.expand_text(text, span));
+            expanded.transpose()
+        };
+        let cwd = absolute("/", &state.config.config.working_dir);
+        let target = expand(&mount.target)?;
+        let kind = match &mount.kind {
+            instruction::MountKind::Bind {
+                from,
+                source,
+                read_write,
+            } => MountKind::Bind {
+                from: match from {
+                    None => FileSystem::Context,
+                    Some(name) => self.file_system(name, index, span)?,
+                },
+                source: absolute("/", &expand(source)?.unwrap_or_default()),
+                read_write: *read_write,
+            },
+            instruction::MountKind::Cache { from: Some(_), .. } => {
+                return Err(absent(span, "a cache mount with `from=`"));
+            }
+            instruction::MountKind::Cache { source: Some(_), .. } => {
+                return Err(absent(span, "a cache mount with `source=`"));
+            }
+            instruction::MountKind::Cache {
+                id,
+                sharing,
+                read_only,
+                mode,
+                uid,
+                gid,
+                ..
+            } => MountKind::Cache {
+                id: match expand(id)? {
+                    Some(id) => id,
+                    None => absolute(&cwd, target.as_deref().unwrap_or_default()),
+                },
+                sharing: *sharing,
+                read_only: *read_only,
+                mode: mode.unwrap_or(0o755),
+                uid: uid.unwrap_or(0),
+                gid: gid.unwrap_or(0),
+            },
+            instruction::MountKind::Tmpfs { size } => MountKind::Tmpfs { size: *size },
+            instruction::MountKind::Secret {
+                id,
+                required,
+                mode,
+                uid,
+                gid,
+                env,
+            } => {
+                let id = match (expand(id)?, &target) {
+                    (Some(id), _) => id,
+                    (None, Some(target)) => target.rsplit('/').next().unwrap_or(target).to_owned(),
+                    (None, None) => {
+                        return Err(Diagnostic::error(span, "secret mount needs an id or a target".to_owned()));
+                    }
+                };
+                let mount = MountKind::Secret {
+                    id: id.clone(),
+                    required: *required,
+                    mode: mode.unwrap_or(0o400),
+                    uid: uid.unwrap_or(0),
+                    gid: gid.unwrap_or(0),
+                    env: env.clone(),
+                    file: env.is_none() || target.is_some(),
+                };
+                let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
+                return Ok(Mount {
+                    target: absolute(&cwd, &target),
+                    kind: mount,
+                });
+            }
+            instruction::MountKind::Ssh { .. } => return Err(absent(span, "`RUN --mount=type=ssh`")),
+        };
+        let target = absolute(&cwd, target.as_deref().unwrap_or_default());
+        if target == "/" {
+            return Err(Diagnostic::error(span, "invalid mount target \"/\"".to_owned())
+                .with_help("mount it on a folder below the root"));
+        }
+        Ok(Mount { target, kind })
+    }
+}
+
+fn makes_layer(instruction: &Instruction) -> bool {
+    matches!(
+        instruction,
+        Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
+    )
+}
+
+fn refuse_absent(run: &instruction::Run, span: Span) -> Result<(), Diagnostic> {
+    if run.security == Some(RunSecurity::Insecure) {
+        return Err(absent(span, "`RUN --security=insecure`"));
+    }
+    match run.devices.first() {
+        Some(device) => Err(absent(device.span, "`RUN --device`")),
+        None => Ok(()),
+    }
+}
+
+/// The error for a part of the language that rbuild doesn't have.
+pub(super) fn absent(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::error(span, format!("{what} is not supported by this version of rbuild"))
+}
+
+/// The program that a RUN instruction starts: the exec form as it is, else the stage's shell.
+fn command(state: &StageState, run: &instruction::Run) -> (Vec<String>, Option<InlineFile>) {
+    let line = match &run.command {
+        CommandLine::Exec(args) => return (args.clone(), None),
+        CommandLine::Shell(line) => line,
+    };
+    let text = match run.heredocs.as_slice() {
+        [] => line.clone(),
+        [heredoc, ..] if is_only_heredoc(line) => {
+            if heredoc.content.starts_with("#!") {
+                let script = InlineFile {
+                    name: heredoc.name.clone(),
+                    content: heredoc.content.clone(),
+                };
+                let args = state.shell_command(&format!("/dev/pipes/{}", heredoc.name));
+                return (args, Some(script));
+            }
+            heredoc.content.clone()
+        }
+        heredocs => rejoin(line, heredocs),
+    };
+    (state.shell_command(&text), None)
+}
+
+/// Whether the command is nothing but `<<NAME`: then the heredoc itself is the script.
+fn is_only_heredoc(line: &str) -> bool {
+    let word = line.trim();
+    let word = word.trim_start_matches(|c: char| c.is_ascii_digit());
+    word.starts_with("<<") && !word.contains(char::is_whitespace) && !word[2..].contains(['<', '>', '|', ';', '&'])
+}
+
+fn rejoin(line: &str, heredocs: &[Heredoc]) -> String {
+    let mut text = line.to_owned();
+    for heredoc in heredocs {
+        text.push('\n');
+        text.push_str(&heredoc.content);
+        text.push_str(&heredoc.name);
+    }
+    text
+}
+
+fn run_history(state: &StageState, args: &[String]) -> String {
+    let mut declared = Environment::default();
+    for (name, value) in &state.declared {
+        declared.set(name, state.environment.get(name).unwrap_or(value));
+    }
+    let mut words = Vec::new();
+    if !declared.pairs().is_empty() {
+        words.push(format!("|{}", declared.pairs().len()));
+    }
+    words.extend(declared.pairs().iter().map(|(name, value)| format!("{name}={value}")));
+    words.extend_from_slice(args);
+    format!("RUN {} # buildkit", words.join(" "))
+}
+
+/// Joins `path` to `base` and cleans the result: absolute, no `.`, no `..`, no double slash.
+pub(super) fn absolute(base: &str, path: &str) -> String {
+    let joined = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{base}/{path}")
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in joined.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_made_absolute_and_clean() {
+        for (base, path, expected) in [
+            ("/", "app", "/app"),
+            ("/app", "src/../bin", "/app/bin"),
+            ("/app", "/", "/"),
+            ("/app", "../../..", "/"),
+            ("", "a//b/.", "/a/b"),
+        ] {
+            assert_eq!(absolute(base, path), expected);
+        }
+    }
+
+    #[test]
+    fn a_lone_heredoc_is_a_script() {
+        assert!(is_only_heredoc("<<EOF"));
+        assert!(is_only_heredoc(" <<-\"EOF\" "));
+        assert!(!is_only_heredoc("<<EOF cat"));
+        assert!(!is_only_heredoc("python3 <<EOF"));
+        assert!(!is_only_heredoc("<<EOF|sh"));
+    }
+}

@@ -1,0 +1,153 @@
+//! COPY and ADD: from words to an operation, refusing what rbuild doesn't have.
+
+use super::lowering::{StageState, absent, absolute};
+use super::{Chmod, Copy, CopySource, FileSystem, InlineFile};
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::expansion;
+use crate::dockerfile::instruction::{Heredoc, Source, Transfer};
+use crate::dockerfile::span::Span;
+
+impl StageState {
+    /// Expands a COPY or ADD. Gives the operation and its history text without the ` # buildkit`.
+    pub(super) fn transfer(
+        &self,
+        transfer: &Transfer,
+        from: FileSystem,
+        is_add: bool,
+        span: Span,
+        directory_time: Option<i64>,
+    ) -> Result<(Copy, String), Diagnostic> {
+        refuse_absent(transfer, is_add, span)?;
+        let instruction = if is_add { "ADD" } else { "COPY" };
+        let mut message = instruction.to_owned();
+        let chown = transfer.chown.as_ref().map(|word| self.expand(word)).transpose()?;
+        let chown = chown.filter(|chown| !chown.is_empty());
+        if let Some(chown) = &chown {
+            message.push_str(&format!(" --chown={chown}"));
+        }
+        let chmod = match &transfer.chmod {
+            None => None,
+            Some(word) => {
+                let text = self.expand(word)?;
+                if text.is_empty() {
+                    None
+                } else {
+                    message.push_str(&format!(" --chmod={text}"));
+                    Some(chmod(&text, word.span)?)
+                }
+            }
+        };
+        let mut sources = Vec::new();
+        for source in &transfer.sources {
+            sources.push(self.source(source, is_add, &mut message)?);
+        }
+        let destination = self.expand(&transfer.destination)?;
+        message.push_str(&format!(" {destination}"));
+        let destination = self.destination(&destination);
+        if sources.len() > 1 && !destination.ends_with('/') {
+            return Self::refuse(
+                transfer.destination.span,
+                format!(
+                    "When using {instruction} with more than one source file, the destination must be a directory and end with a /"
+                ),
+            );
+        }
+        let mut exclude = Vec::new();
+        for word in &transfer.exclude {
+            exclude.push(self.expand(word)?);
+        }
+        let copy = Copy {
+            from,
+            sources,
+            destination,
+            chown,
+            chmod,
+            unpack: is_add && transfer.unpack != Some(false),
+            exclude,
+            directory_time,
+        };
+        Ok((copy, message))
+    }
+
+    fn source(&self, source: &Source, is_add: bool, message: &mut String) -> Result<CopySource, Diagnostic> {
+        match source {
+            Source::Path(word) => {
+                let path = self.expand(word)?;
+                message.push_str(&format!(" {path}"));
+                if is_remote(&path) {
+                    return Err(if is_add {
+                        absent(word.span, "ADD of a URL or a git repository")
+                    } else {
+                        Diagnostic::error(word.span, "source can't be a URL for COPY".to_owned())
+                            .with_help("download it in a RUN step")
+                    });
+                }
+                Ok(CopySource::Path(absolute("/", &path)))
+            }
+            Source::Heredoc(heredoc) => {
+                message.push_str(&format!(" <<{}", heredoc.name));
+                Ok(CopySource::Inline(InlineFile {
+                    name: heredoc.name.clone(),
+                    content: self.heredoc(heredoc)?,
+                }))
+            }
+        }
+    }
+
+    fn heredoc(&self, heredoc: &Heredoc) -> Result<String, Diagnostic> {
+        if !heredoc.expand {
+            return Ok(heredoc.content.clone());
+        }
+        expansion::expand_heredoc(&heredoc.content, &self.lookup())
+            .map_err(|error| Diagnostic::error(Span::default(), error.to_string()))
+    }
+
+    /// The destination, absolute; a trailing slash (or `.`) says that it is a directory.
+    fn destination(&self, written: &str) -> String {
+        let clean = absolute(&self.config.config.working_dir, written);
+        let is_directory = written.is_empty()
+            || written == "."
+            || written.ends_with('/')
+            || written.ends_with("/.");
+        if is_directory && clean != "/" {
+            format!("{clean}/")
+        } else {
+            clean
+        }
+    }
+}
+
+fn refuse_absent(transfer: &Transfer, is_add: bool, span: Span) -> Result<(), Diagnostic> {
+    let instruction = if is_add { "ADD" } else { "COPY" };
+    let flag = if transfer.link {
+        "--link"
+    } else if transfer.parents {
+        "--parents"
+    } else if transfer.checksum.is_some() {
+        "--checksum"
+    } else if transfer.keep_git_dir.is_some() {
+        "--keep-git-dir"
+    } else {
+        return Ok(());
+    };
+    Err(absent(span, &format!("`{instruction} {flag}`")))
+}
+
+fn is_remote(path: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@"]
+        .iter()
+        .any(|scheme| path.starts_with(scheme))
+}
+
+fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {
+    let all_digits = text.bytes().all(|b| b.is_ascii_digit());
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(Chmod::Octal(mode)),
+        Err(_) if !all_digits => Err(absent(span, "a symbolic `--chmod`")
+            .with_help("write the mode as an octal number, such as --chmod=755")),
+        _ => Err(Diagnostic::error(
+            span,
+            format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"),
+        )),
+    }
+}
