@@ -262,7 +262,11 @@ impl<S> HashingStream<S> {
 
     /// Gives back the inner stream, the digest of all that went through, and how many bytes that was.
     pub fn finish(self) -> (S, Digest, u64) {
-        (self.inner, Digest(self.hasher.finalize().into()), self.bytes)
+        (
+            self.inner,
+            Digest(self.hasher.finalize().into()),
+            self.bytes,
+        )
     }
 
     /// The number of bytes that have gone through.
@@ -349,6 +353,9 @@ mod tests {
         let mut stream = HashingStream::new(Vec::new());
         stream.write_all(b"hello").unwrap();
         let (bytes, digest, len) = stream.finish();
-        assert_eq!((bytes.as_slice(), digest, len), (&b"hello"[..], Digest::of(b"hello"), 5));
+        assert_eq!(
+            (bytes.as_slice(), digest, len),
+            (&b"hello"[..], Digest::of(b"hello"), 5)
+        );
     }
 }

@@ -22,7 +22,9 @@ pub struct Platform {
 
 /// Why a string is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid platform `{0}`: expected os/architecture[/variant], such as linux/arm64 or linux/arm/v7")]
+#[error(
+    "invalid platform `{0}`: expected os/architecture[/variant], such as linux/arm64 or linux/arm/v7"
+)]
 pub struct InvalidPlatform(pub String);
 
 impl Platform {
@@ -56,7 +58,11 @@ impl Platform {
     pub fn rank(&self, offered: &Self) -> Option<u8> {
         let (wanted, offered) = (
             Self::new(&self.os, &self.architecture, self.variant.as_deref()),
-            Self::new(&offered.os, &offered.architecture, offered.variant.as_deref()),
+            Self::new(
+                &offered.os,
+                &offered.architecture,
+                offered.variant.as_deref(),
+            ),
         );
         if wanted.os != offered.os || wanted.architecture != offered.architecture {
             return None;

@@ -24,11 +24,13 @@ impl Timestamp {
 
     /// A time from seconds since the Unix epoch, clamped to the years that RFC 3339 can write.
     pub fn from_seconds(seconds: i64) -> Self {
-        Self(jiff::Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        }))
+        Self(
+            jiff::Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
+                jiff::Timestamp::MIN
+            } else {
+                jiff::Timestamp::MAX
+            }),
+        )
     }
 
     /// Reads the value of `SOURCE_DATE_EPOCH`: seconds since the Unix epoch.

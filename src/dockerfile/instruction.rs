@@ -304,4 +304,3 @@ pub struct Step {
     /// The instruction's text on one line (what BuildKit calls `Original`/`String()`).
     pub text: String,
 }
-
