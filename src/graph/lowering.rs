@@ -19,7 +19,8 @@ use crate::dockerfile::instruction::{
     self, CommandLine, Heredoc, Instruction, RunNetwork, RunSecurity, Step, Word,
 };
 use crate::dockerfile::span::Span;
-use crate::image::config::{HistoryEntry, ImageConfig};
+use crate::image::config::{DEFAULT_PATH, ImageConfig};
+use crate::platform::Platform;
 use crate::time::Timestamp;
 
 /// A lowered target.
@@ -56,9 +57,10 @@ pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowe
     let mut state = lowering.states.remove(&target).ok_or_else(|| {
         Diagnostic::error(Span::default(), "the target stage was not lowered".to_owned())
     })?;
-    state.config.set_labels(&plan.options.labels);
+    let labels = plan.options.labels.clone();
+    state.config.config.labels.extend(labels);
     if plan.options.platform_is_explicit {
-        state.config.set_platform(&plan.options.platform);
+        set_platform(&mut state.config, &plan.options.platform);
     }
     Ok(Lowered {
         graph: lowering.graph,
@@ -142,13 +144,7 @@ impl StageState {
     }
 
     fn push_history(&mut self, created_by: String, empty_layer: bool) {
-        self.config.history.push(HistoryEntry {
-            created: self.created,
-            created_by: Some(created_by),
-            comment: Some("buildkit.dockerfile.v0".to_owned()),
-            empty_layer,
-            ..HistoryEntry::default()
-        });
+        self.config.push_history(self.created, &created_by, empty_layer);
     }
 }
 
@@ -198,7 +194,7 @@ impl Lowering<'_> {
                         config.created = None;
                         (vertex, config)
                     }
-                    _ => (None, ImageConfig::scratch(&planned.platform)),
+                    _ => (None, ImageConfig::empty(&planned.platform)),
                 };
                 StageState {
                     vertex,
@@ -213,7 +209,7 @@ impl Lowering<'_> {
             }
         };
         state.config.config.on_build = Vec::new();
-        state.config.ensure_path();
+        ensure_path(&mut state.config);
         if from_image || state.environment == Environment::default() {
             state.environment = Environment::from_config(&state.config.config.env);
         }
@@ -477,6 +473,23 @@ impl Lowering<'_> {
                 .with_help("mount it on a folder below the root"));
         }
         Ok(Mount { target, kind })
+    }
+}
+
+/// What an explicit `--platform` says is what the config says.
+fn set_platform(config: &mut ImageConfig, platform: &Platform) {
+    let same = config.os == platform.os && config.architecture == platform.architecture;
+    config.os.clone_from(&platform.os);
+    config.architecture.clone_from(&platform.architecture);
+    if platform.variant.is_some() || !same {
+        config.variant = platform.variant.clone().unwrap_or_default();
+    }
+}
+
+/// PATH is always set, as steps of images without one still have to find their programs.
+fn ensure_path(config: &mut ImageConfig) {
+    if config.config.env("PATH").is_none() {
+        config.config.set_env("PATH", DEFAULT_PATH);
     }
 }
 

@@ -24,7 +24,7 @@ impl StageState {
             Instruction::Cmd(command) => {
                 let args = self.command_line(command);
                 self.remember(format!("CMD {}", format::quoted_list(&args)));
-                self.config.config.cmd = Some(args);
+                self.config.config.cmd = args;
                 self.config.config.args_escaped = true;
                 self.sets_cmd = true;
                 Ok(())
@@ -32,9 +32,9 @@ impl StageState {
             Instruction::Entrypoint(command) => {
                 let args = self.command_line(command);
                 self.remember(format!("ENTRYPOINT {}", format::quoted_list(&args)));
-                self.config.config.entrypoint = Some(args);
+                self.config.config.entrypoint = args;
                 if !self.sets_cmd {
-                    self.config.config.cmd = None;
+                    self.config.config.cmd = Vec::new();
                 }
                 Ok(())
             }
@@ -45,7 +45,7 @@ impl StageState {
             }
             Instruction::Maintainer(name) => {
                 self.remember(format!("MAINTAINER {name}"));
-                self.config.author = Some(name.clone());
+                self.config.author.clone_from(name);
                 Ok(())
             }
             Instruction::Onbuild { text, .. } => {
@@ -76,7 +76,7 @@ impl StageState {
         for (name, value) in expanded {
             message.push_str(&format!(" {name}={value}"));
             self.environment.set(&name, &value);
-            self.config.set_env(&name, &value);
+            self.config.config.set_env(&name, &value);
         }
         self.remember(message);
         Ok(())

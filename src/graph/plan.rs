@@ -184,9 +184,9 @@ impl Plan {
                 }
             }
             Base::Image(key) => {
-                let triggers = known.get(key).map(|image| image.config.on_build());
+                let triggers = known.get(key).map(|image| image.config.config.on_build.as_slice());
                 for text in triggers.into_iter().flatten() {
-                    steps.push((trigger(&text, span)?, true));
+                    steps.push((trigger(text, span)?, true));
                 }
             }
         }

@@ -1,0 +1,297 @@
+//! Makes one shape of a layer from another: index, content, tree.
+//!
+//! Every plain tar that passes here is hashed and compared with the layer's diff ID before what
+//! was made from it is kept. Each shape is made once: whoever wants one that another thread or
+//! process is making waits for it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::content::Content;
+use super::{Snapshot, SnapshotError};
+use crate::digest::{BlobDigest, CacheKeyBuilder, Digest, DiffId, HashingStream};
+use crate::fs::Root;
+use crate::layer::compression;
+use crate::layer::form::Form;
+use crate::layer::index::Index;
+use crate::layer::view::View;
+use crate::layer::{LayerError, apply, tar_reader};
+use crate::reference::Reference;
+use crate::store::{LayerId, Store};
+
+/// A compressed layer that a registry has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteBlob {
+    /// The repository.
+    pub repository: Reference,
+    /// The blob.
+    pub digest: BlobDigest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// Brings blobs from registries into the store.
+pub trait FetchBlobs: Send + Sync {
+    /// Brings all of `blobs`, several at once, and returns when all are in the store.
+    ///
+    /// # Errors
+    /// When one can't be had.
+    fn fetch(&self, blobs: &[RemoteBlob]) -> Result<(), SnapshotError>;
+}
+
+/// Makes the shapes of layers that steps ask for.
+pub struct Materializer {
+    store: Store,
+    form: Form,
+    fetcher: Box<dyn FetchBlobs>,
+    remotes: Mutex<HashMap<LayerId, RemoteBlob>>,
+}
+
+impl Materializer {
+    /// Works on `store`, makes trees of `form`, and gets what is missing from `fetcher`.
+    pub fn new(store: Store, form: Form, fetcher: Box<dyn FetchBlobs>) -> Self {
+        Self {
+            store,
+            form,
+            fetcher,
+            remotes: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The form of the trees made here.
+    pub fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// Remembers where a layer's blob can be had.
+    pub fn register(&self, layer: LayerId, blob: RemoteBlob) {
+        self.remotes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(layer, blob);
+    }
+
+    fn remote(&self, layer: LayerId) -> Option<RemoteBlob> {
+        let remotes = self.remotes.lock().unwrap_or_else(PoisonError::into_inner);
+        remotes.get(&layer).cloned()
+    }
+
+    /// Whether the layer's content is here or can be fetched.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_available(&self, layer: LayerId) -> Result<bool, SnapshotError> {
+        if self.store.tree(layer, &self.form)?.is_some() || self.remote(layer).is_some() {
+            return Ok(true);
+        }
+        match self.diff_id(layer)? {
+            Some(diff_id) => Ok(self.local_blob(diff_id)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// The merged view of a snapshot.
+    ///
+    /// # Errors
+    /// When a layer without an index can't be read.
+    pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
+        self.fetch_missing(&snapshot.layers, |layer| Ok(self.store.index(layer)?.is_none()))?;
+        let indexes: Result<Vec<Arc<Index>>, SnapshotError> =
+            snapshot.layers.iter().map(|layer| self.index(*layer)).collect();
+        Ok(View::new(indexes?))
+    }
+
+    /// A layer's index.
+    ///
+    /// # Errors
+    /// When it has to be made and the layer can't be read.
+    pub fn index(&self, layer: LayerId) -> Result<Arc<Index>, SnapshotError> {
+        if let Some(index) = self.store.index(layer)? {
+            return Ok(index);
+        }
+        let _lock = self.lock(layer)?;
+        if let Some(index) = self.store.index(layer)? {
+            return Ok(index);
+        }
+        let diff_id = self.required_diff_id(layer)?;
+        let (index, ()) = self.read_verified(layer, diff_id, |tar| {
+            Ok((tar_reader::read_index(tar)?, ()))
+        })?;
+        self.store.put_index(layer, &index)?;
+        Ok(Arc::new(index))
+    }
+
+    /// Where the content of a layer's files can be read.
+    ///
+    /// # Errors
+    /// When the layer can't be had.
+    pub fn content(&self, layer: LayerId) -> Result<Content, SnapshotError> {
+        if let Some(tree) = self.store.tree(layer, &self.form)? {
+            let root = Root::open(&tree).map_err(SnapshotError::io(tree.display().to_string()))?;
+            return Ok(Content::Tree(root));
+        }
+        let _lock = self.lock(layer)?;
+        let diff_id = self.required_diff_id(layer)?;
+        Ok(Content::Plain(Arc::new(self.plain(layer, diff_id)?)))
+    }
+
+    /// The plain tar of a layer as a file, decompressed into the store where it isn't there.
+    fn plain(&self, layer: LayerId, diff_id: DiffId) -> Result<File, SnapshotError> {
+        let digest = BlobDigest(diff_id.0);
+        if let Some(file) = self.store.blob(&digest)? {
+            return Ok(file);
+        }
+        let mut tar = compression::decompress(self.blob(layer, diff_id)?)
+            .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        let mut writer = self.store.ingest()?;
+        io::copy(&mut tar, &mut writer).map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
+        writer.commit(Some(digest))?;
+        self.store.blob(&digest)?.ok_or_else(|| Self::missing(diff_id))
+    }
+
+    /// The trees of a snapshot's layers, lowest first, made where they are missing.
+    ///
+    /// # Errors
+    /// When a layer can't be had or unpacked.
+    pub fn trees(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.fetch_missing(&snapshot.layers, |layer| {
+            Ok(self.store.tree(layer, &self.form)?.is_none())
+        })?;
+        let mut below = View::default();
+        let mut trees = Vec::with_capacity(snapshot.layers.len());
+        for layer in &snapshot.layers {
+            trees.push(self.tree(*layer, &below)?);
+            below.push(self.index(*layer)?);
+        }
+        Ok(trees)
+    }
+
+    fn tree(&self, layer: LayerId, below: &View) -> Result<PathBuf, SnapshotError> {
+        if let Some(tree) = self.store.tree(layer, &self.form)? {
+            return Ok(tree);
+        }
+        let _lock = self.lock(layer)?;
+        if let Some(tree) = self.store.tree(layer, &self.form)? {
+            return Ok(tree);
+        }
+        let diff_id = self.required_diff_id(layer)?;
+        let pending = self.store.new_tree(&self.form)?;
+        let root = File::open(pending.path()).map_err(SnapshotError::io("opening a new tree"))?;
+        let (index, ()) = self.read_verified(layer, diff_id, |tar| {
+            Ok((apply::extract(tar, root.as_fd(), &self.form, below)?, ()))
+        })?;
+        if self.store.index(layer)?.is_none() {
+            self.store.put_index(layer, &index)?;
+        }
+        Ok(pending.commit(layer)?)
+    }
+
+    /// Reads a layer's plain tar through `read`, to its end, and checks its diff ID.
+    fn read_verified<T>(
+        &self,
+        layer: LayerId,
+        diff_id: DiffId,
+        read: impl FnOnce(&mut dyn Read) -> Result<(Index, T), LayerError>,
+    ) -> Result<(Index, T), SnapshotError> {
+        let tar = compression::decompress(self.blob(layer, diff_id)?)
+            .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        let mut tar = HashingStream::new(tar);
+        let result = read(&mut tar).map_err(|source| SnapshotError::Layer {
+            layer: diff_id.to_string(),
+            source,
+        })?;
+        // Readers stop at the end marker; the digest covers what stands behind it too.
+        io::copy(&mut tar, &mut io::sink()).map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        let found = DiffId(tar.finish().1);
+        if found != diff_id {
+            return Err(SnapshotError::DiffIdMismatch {
+                expected: diff_id,
+                found,
+            });
+        }
+        Ok(result)
+    }
+
+    /// The layer's tar, compressed or not, fetched where it isn't here.
+    fn blob(&self, layer: LayerId, diff_id: DiffId) -> Result<File, SnapshotError> {
+        if let Some(file) = self.local_blob(diff_id)? {
+            return Ok(file);
+        }
+        let remote = self.remote(layer).ok_or_else(|| Self::missing(diff_id))?;
+        self.fetcher.fetch(std::slice::from_ref(&remote))?;
+        self.store
+            .blob(&remote.digest)?
+            .ok_or_else(|| Self::missing(diff_id))
+    }
+
+    /// The blob that holds a layer, if the store has one in any compression.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn local_blob(&self, diff_id: DiffId) -> Result<Option<File>, SnapshotError> {
+        if let Some(file) = self.store.blob(&BlobDigest(diff_id.0))? {
+            return Ok(Some(file));
+        }
+        for blob in self.store.compressed_blobs(&diff_id)? {
+            if let Some(file) = self.store.blob(&blob.digest)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fetches, several at once, the blobs of those layers that `needed` names.
+    fn fetch_missing(
+        &self,
+        layers: &[LayerId],
+        needed: impl Fn(LayerId) -> Result<bool, SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let mut blobs: Vec<RemoteBlob> = Vec::new();
+        for layer in layers {
+            let Some(remote) = self.remote(*layer) else { continue };
+            if !needed(*layer)? || blobs.contains(&remote) {
+                continue;
+            }
+            let diff_id = self.required_diff_id(*layer)?;
+            if self.local_blob(diff_id)?.is_none() {
+                blobs.push(remote);
+            }
+        }
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        self.fetcher.fetch(&blobs)
+    }
+
+    fn lock(&self, layer: LayerId) -> Result<crate::fs::lock::Lock, SnapshotError> {
+        let key = CacheKeyBuilder::new("layer shape").number(layer.number()).finish();
+        Ok(self.store.lock(&key)?)
+    }
+
+    fn diff_id(&self, layer: LayerId) -> Result<Option<DiffId>, SnapshotError> {
+        Ok(self.store.layer(layer)?.and_then(|layer| layer.diff_id))
+    }
+
+    fn required_diff_id(&self, layer: LayerId) -> Result<DiffId, SnapshotError> {
+        self.diff_id(layer)?.ok_or_else(|| SnapshotError::Missing {
+            layer: format!("#{}", layer.number()),
+        })
+    }
+
+    fn missing(diff_id: DiffId) -> SnapshotError {
+        SnapshotError::Missing {
+            layer: Digest::to_string(&diff_id.0),
+        }
+    }
+}

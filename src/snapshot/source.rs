@@ -1,0 +1,171 @@
+//! File trees as COPY reads them, wherever their bytes are.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::content::Content;
+use super::{Materializer, Snapshot, SnapshotError};
+use crate::layer::entry::{Entry, EntryKind};
+use crate::layer::view::{Found, View};
+
+/// One file, directory, link or special file of a tree.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its metadata; the path is the one in its tree. Never a hard link or a whiteout.
+    pub entry: Entry,
+    /// Equal for names of the same file; `None` for a file with just one name.
+    pub identity: Option<Vec<u8>>,
+    /// Which layer of a snapshot it comes from; zero elsewhere.
+    pub layer: usize,
+}
+
+/// Why a tree can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A file of the tree.
+    #[error("`/{path}`: {source}")]
+    File {
+        /// Its path in the tree.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Links that lead in a circle, or a path through something that is no directory.
+    #[error("{0}")]
+    Path(String),
+    /// The snapshot behind the tree.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl TreeError {
+    /// An error of one file.
+    pub fn file(path: &[u8]) -> impl FnOnce(io::Error) -> Self {
+        let path = String::from_utf8_lossy(path).into_owned();
+        move |source| Self::File { path, source }
+    }
+}
+
+/// A tree of files that can be looked at and read. Paths are relative to its root, without a
+/// leading slash; `b""` is the root. No path ever leads out of the tree.
+pub trait FileTree: Send + Sync {
+    /// The node at `path`, links on the way followed inside the tree; a link at the end only
+    /// with `follow`. The node's path is the one that was reached.
+    ///
+    /// # Errors
+    /// When the tree can't be read. A path that doesn't exist is `None`.
+    fn lookup(&self, path: &[u8], follow: bool) -> Result<Option<Node>, TreeError>;
+
+    /// What a directory holds, sorted by name.
+    ///
+    /// # Errors
+    /// When the tree can't be read.
+    fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError>;
+
+    /// The content of a regular file.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError>;
+}
+
+/// The merged tree of a snapshot.
+pub struct SnapshotTree {
+    view: View,
+    snapshot: Snapshot,
+    materializer: Arc<Materializer>,
+    contents: Vec<std::sync::OnceLock<Arc<Content>>>,
+}
+
+impl SnapshotTree {
+    /// The tree of `snapshot`. Layers whose index is not known are read once, now; content is
+    /// fetched when a file is opened.
+    ///
+    /// # Errors
+    /// When a layer can't be had.
+    pub fn new(materializer: Arc<Materializer>, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            view: materializer.view(snapshot)?,
+            contents: snapshot.layers.iter().map(|_| std::sync::OnceLock::new()).collect(),
+            snapshot: snapshot.clone(),
+            materializer,
+        })
+    }
+
+    fn node(&self, path: Vec<u8>, found: &Found<'_>) -> Node {
+        let index = &self.view.layers()[found.layer];
+        let (target, identity) = match found.entry.kind {
+            EntryKind::HardLink => match index.get(&found.entry.link) {
+                Some(target) => (target, Some(found.entry.link.clone())),
+                None => (found.entry, None),
+            },
+            _ => (found.entry, None),
+        };
+        let identity = identity.or_else(|| {
+            (target.kind == EntryKind::File && index.is_hard_link_target(&target.path)).then(|| target.path.clone())
+        });
+        let identity = identity.map(|mut identity| {
+            identity.push(0);
+            identity.extend_from_slice(&(found.layer as u64).to_le_bytes());
+            identity
+        });
+        let mut entry = target.clone();
+        entry.path = path;
+        Node {
+            entry,
+            identity,
+            layer: found.layer,
+        }
+    }
+
+    fn content(&self, layer: usize) -> Result<Arc<Content>, SnapshotError> {
+        if let Some(content) = self.contents[layer].get() {
+            return Ok(Arc::clone(content));
+        }
+        let content = Arc::new(self.materializer.content(self.snapshot.layers[layer])?);
+        Ok(Arc::clone(self.contents[layer].get_or_init(|| content)))
+    }
+}
+
+impl FileTree for SnapshotTree {
+    fn lookup(&self, path: &[u8], follow: bool) -> Result<Option<Node>, TreeError> {
+        let resolved = self
+            .view
+            .resolve(path, follow)
+            .map_err(|error| TreeError::Path(error.to_string()))?;
+        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), &found)))
+    }
+
+    fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
+        let children = self.view.children(path);
+        Ok(children
+            .into_iter()
+            .map(|(name, found)| self.node(join(path, &name), &found))
+            .collect())
+    }
+
+    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
+        let content = self.content(node.layer)?;
+        // The node carries the path it was found at; the layer may know it by another name.
+        let index = &self.view.layers()[node.layer];
+        let entry = match index.get(&node.entry.path) {
+            Some(entry) if entry.kind == EntryKind::HardLink => index.get(&entry.link).unwrap_or(entry),
+            Some(entry) => entry,
+            None => &node.entry,
+        };
+        content.open(entry).map_err(TreeError::file(&node.entry.path))
+    }
+}
+
+/// Joins a name to a path of a tree.
+pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() {
+        return name.to_vec();
+    }
+    let mut joined = Vec::with_capacity(path.len() + name.len() + 1);
+    joined.extend_from_slice(path);
+    joined.push(b'/');
+    joined.extend_from_slice(name);
+    joined
+}

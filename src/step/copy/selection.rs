@@ -1,0 +1,233 @@
+//! From COPY's sources to items at their destinations, by BuildKit's rules:
+//!
+//! - a directory's content is copied, not the directory itself; a file goes into the destination
+//!   where that is a directory or ends with `/`, else becomes it;
+//! - a link named as a source is followed, links below it are copied;
+//! - directories that exist at the destination are merged into, files are replaced, and a file
+//!   never replaces a directory nor a directory a file.
+
+use std::sync::Arc;
+
+use super::destination::{Bytes, Destination, Item, display, file_name};
+use super::{CopyError, Owner, archive};
+use crate::graph::{Chmod, Copy, CopySource};
+use crate::ignore::{Matcher, glob_match};
+use crate::layer::entry::{Entry, EntryKind};
+use crate::snapshot::{FileTree, Node, join};
+use crate::solver::cancel::Cancel;
+
+/// What is the same for all sources of one instruction.
+pub(super) struct Selector<'a> {
+    pub(super) copy: &'a Copy,
+    pub(super) tree: Option<&'a Arc<dyn FileTree>>,
+    pub(super) owner: Option<Owner>,
+    pub(super) exclude: Option<Matcher>,
+    pub(super) cancel: &'a Cancel,
+    pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
+}
+
+impl Selector<'_> {
+    /// Puts every source into `destination`.
+    pub(super) fn select(&self, destination: &mut Destination) -> Result<(), CopyError> {
+        let written = self.copy.destination.trim_start_matches('/');
+        let is_directory = written.is_empty() || written.ends_with('/');
+        let written = written.trim_end_matches('/').as_bytes();
+        if is_directory {
+            let target = destination.resolve(written)?;
+            destination.make_directories(&target)?;
+        }
+        for source in &self.copy.sources {
+            match source {
+                CopySource::Inline(file) => {
+                    let mut entry = Entry::new(file.name.as_bytes().to_vec(), EntryKind::File);
+                    entry.mode = 0o644;
+                    entry.size = file.content.len() as u64;
+                    entry.mtime = self.copy.directory_time.unwrap_or(0);
+                    let bytes = Bytes::Inline(Arc::from(file.content.as_bytes()));
+                    let target = self.file_target(destination, written, file.name.as_bytes())?;
+                    self.put(destination, entry, bytes, None, target)?;
+                }
+                CopySource::Path(path) => self.path(destination, path, written)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, destination: &mut Destination, path: &str, written: &[u8]) -> Result<(), CopyError> {
+        let path = path.trim_start_matches('/').as_bytes();
+        for found in self.expand_wildcards(path)? {
+            let node = match self.tree {
+                Some(tree) => tree.lookup(&found, true)?,
+                None => None,
+            };
+            let node = node.ok_or_else(|| CopyError::NotFound(display(&found)))?;
+            if let Some(tree) = self.tree
+                && self.copy.unpack
+                && node.entry.kind == EntryKind::File
+                && archive::unpack(self, tree, &node, destination, written)?
+            {
+                continue;
+            }
+            if matches!(node.entry.kind, EntryKind::Directory { .. }) {
+                let target = destination.resolve(written)?;
+                destination.make_directories(&target)?;
+                self.children(destination, &node.entry.path, b"", &target)?;
+            } else {
+                let target = self.file_target(destination, written, file_name(&found))?;
+                self.node(destination, node, target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a single file goes: into the destination where that is a directory.
+    fn file_target(
+        &self,
+        destination: &mut Destination,
+        written: &[u8],
+        name: &[u8],
+    ) -> Result<Vec<u8>, CopyError> {
+        let mut target = destination.resolve(written)?;
+        if destination.is_directory(&target) {
+            target = join(&target, name);
+        }
+        let above = target.iter().rposition(|b| *b == b'/').unwrap_or(0);
+        let above = target[..above].to_vec();
+        destination.make_directories(&above)?;
+        Ok(target)
+    }
+
+    fn children(
+        &self,
+        destination: &mut Destination,
+        directory: &[u8],
+        relative: &[u8],
+        target: &[u8],
+    ) -> Result<(), CopyError> {
+        self.cancel.check().map_err(|_| CopyError::Canceled)?;
+        let Some(tree) = self.tree else { return Ok(()) };
+        for child in tree.children(directory)? {
+            let name = file_name(&child.entry.path).to_vec();
+            let relative = join(relative, &name);
+            let is_directory = matches!(child.entry.kind, EntryKind::Directory { .. });
+            let excluded = self.exclude.as_ref().is_some_and(|exclude| exclude.excluded(&relative));
+            if excluded && !(is_directory && self.exclude.as_ref().is_some_and(Matcher::has_exceptions)) {
+                continue;
+            }
+            let target = join(target, &name);
+            let path = child.entry.path.clone();
+            if !excluded {
+                self.node(destination, child, target.clone())?;
+            }
+            if is_directory {
+                self.children(destination, &path, &relative, &target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts one node of the tree at `target`.
+    fn node(
+        &self,
+        destination: &mut Destination,
+        node: Node,
+        target: Vec<u8>,
+    ) -> Result<(), CopyError> {
+        let Some(tree) = self.tree else { return Ok(()) };
+        let identity = node.identity.clone();
+        let entry = node.entry.clone();
+        let bytes = if entry.kind == EntryKind::File {
+            Bytes::Tree(Arc::clone(tree), node)
+        } else {
+            Bytes::None
+        };
+        self.put(destination, entry, bytes, identity, target)
+    }
+
+    fn put(
+        &self,
+        destination: &mut Destination,
+        mut entry: Entry,
+        bytes: Bytes,
+        identity: Option<Vec<u8>>,
+        target: Vec<u8>,
+    ) -> Result<(), CopyError> {
+        let is_directory = matches!(entry.kind, EntryKind::Directory { .. });
+        match destination.get(&target).map(|entry| &entry.kind) {
+            Some(EntryKind::Directory { .. }) if !is_directory => {
+                return Err(CopyError::IsADirectory(display(&target)));
+            }
+            Some(EntryKind::Directory { .. }) | None => {}
+            Some(_) if is_directory => return Err(CopyError::NotADirectory(display(&target))),
+            Some(_) => {}
+        }
+        // With --exclude, a directory may be left out while something below it is kept.
+        let above = target.iter().rposition(|b| *b == b'/').unwrap_or(0);
+        let above = target[..above].to_vec();
+        destination.make_directories(&above)?;
+        entry.path = target;
+        entry.offset = None;
+        if is_directory {
+            entry.kind = EntryKind::Directory { opaque: false };
+        }
+        if let Some(owner) = self.owner {
+            entry.uid = owner.uid;
+            entry.gid = owner.gid;
+        }
+        if let Some(Chmod::Octal(mode)) = self.copy.chmod
+            && entry.kind != EntryKind::Symlink
+        {
+            entry.mode = mode;
+        }
+        destination.insert(Item {
+            entry,
+            bytes,
+            identity,
+            on_the_way: false,
+        });
+        Ok(())
+    }
+
+    /// The paths that a source names: itself, or what its wildcards match, sorted.
+    fn expand_wildcards(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, CopyError> {
+        let parts: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+        let Some(first) = parts.iter().position(|part| has_wildcard(part)) else {
+            return Ok(vec![path.to_vec()]);
+        };
+        let Some(tree) = self.tree else { return Ok(Vec::new()) };
+        let base = parts[..first].join(&b'/');
+        let Some(base) = tree.lookup(&base, true)? else {
+            return Ok(Vec::new());
+        };
+        let mut found = vec![base.entry.path];
+        for (depth, pattern) in parts[first..].iter().enumerate() {
+            let is_last = first + depth + 1 == parts.len();
+            let mut next = Vec::new();
+            for directory in found {
+                for child in tree.children(&directory)? {
+                    let matches = glob_match(pattern, file_name(&child.entry.path))
+                        .map_err(|_| CopyError::BadPattern(display(path)))?;
+                    if matches && (is_last || matches!(child.entry.kind, EntryKind::Directory { .. })) {
+                        next.push(child.entry.path);
+                    }
+                }
+            }
+            found = next;
+        }
+        Ok(found)
+    }
+}
+
+fn has_wildcard(part: &[u8]) -> bool {
+    let mut bytes = part.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                bytes.next();
+            }
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
