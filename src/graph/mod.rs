@@ -24,11 +24,11 @@ pub mod plan;
 mod transfer;
 
 /// Names a vertex of one graph. Inputs always have lower numbers than what reads them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, std::marker::Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VertexIndex(pub usize);
 
 /// A file system that an operation reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, std::marker::Copy, PartialEq, Eq, Debug)]
 pub enum FileSystem {
     /// The empty one.
     Scratch,
@@ -193,7 +193,7 @@ pub enum CopySource {
 }
 
 /// `--chmod`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, std::marker::Copy, PartialEq, Eq, Debug)]
 pub enum Chmod {
     /// Bits for files and directories alike.
     Octal(u32),

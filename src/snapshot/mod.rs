@@ -10,12 +10,10 @@
 mod content;
 mod materialize;
 mod source;
-mod stack;
 
 pub use content::Content;
 pub use materialize::{Materializer, RemoteBlob};
 pub use source::{FileTree, Node, SnapshotTree, TreeError};
-pub use stack::MountedStack;
 
 use crate::digest::{CacheKey, DiffId};
 use crate::store::LayerId;

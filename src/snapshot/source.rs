@@ -1,11 +1,12 @@
 //! File trees as COPY reads them, wherever their bytes are.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::content::Content;
 use super::{Materializer, Snapshot, SnapshotError};
-use crate::layer::entry::{Entry, EntryKind};
+use crate::layer::entry::{Entry, EntryKind, join_path};
 use crate::layer::view::{Found, View};
 
 /// One file, directory, link or special file of a tree.
@@ -68,6 +69,14 @@ pub trait FileTree: Send + Sync {
     /// # Errors
     /// When it can't be opened.
     fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError>;
+
+    /// The BLAKE3 digest of a file's content, where it is known without reading it.
+    fn known_digest(&self, _: &Node) -> Option<[u8; 32]> {
+        None
+    }
+
+    /// Takes note of a digest that was computed, for later builds.
+    fn learn_digest(&self, _: &Node, _: [u8; 32]) {}
 }
 
 /// The merged tree of a snapshot.
@@ -75,7 +84,9 @@ pub struct SnapshotTree {
     view: View,
     snapshot: Snapshot,
     materializer: Arc<Materializer>,
-    contents: Vec<std::sync::OnceLock<Arc<Content>>>,
+    contents: Vec<OnceLock<Arc<Content>>>,
+    /// By layer: paths of files that have more names than one.
+    linked: Vec<BTreeSet<Vec<u8>>>,
 }
 
 impl SnapshotTree {
@@ -85,32 +96,28 @@ impl SnapshotTree {
     /// # Errors
     /// When a layer can't be had.
     pub fn new(materializer: Arc<Materializer>, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        let view = materializer.view(snapshot)?;
+        let linked = view.layers().iter().map(|index| {
+            let links = index.entries.iter().filter(|entry| entry.kind == EntryKind::HardLink);
+            links.map(|entry| entry.link.clone()).collect()
+        });
         Ok(Self {
-            view: materializer.view(snapshot)?,
-            contents: snapshot.layers.iter().map(|_| std::sync::OnceLock::new()).collect(),
+            linked: linked.collect(),
+            view,
+            contents: snapshot.layers.iter().map(|_| OnceLock::new()).collect(),
             snapshot: snapshot.clone(),
             materializer,
         })
     }
 
-    fn node(&self, path: Vec<u8>, found: &Found<'_>) -> Node {
-        let index = &self.view.layers()[found.layer];
-        let (target, identity) = match found.entry.kind {
-            EntryKind::HardLink => match index.get(&found.entry.link) {
-                Some(target) => (target, Some(found.entry.link.clone())),
-                None => (found.entry, None),
-            },
-            _ => (found.entry, None),
-        };
-        let identity = identity.or_else(|| {
-            (target.kind == EntryKind::File && index.is_hard_link_target(&target.path)).then(|| target.path.clone())
-        });
-        let identity = identity.map(|mut identity| {
-            identity.push(0);
-            identity.extend_from_slice(&(found.layer as u64).to_le_bytes());
+    fn node(&self, path: Vec<u8>, found: Found<'_>) -> Node {
+        let inode = self.view.inode(found).unwrap_or(found).entry;
+        let identity = self.linked[found.layer].contains(&inode.path).then(|| {
+            let mut identity = (found.layer as u64).to_le_bytes().to_vec();
+            identity.extend_from_slice(&inode.path);
             identity
         });
-        let mut entry = target.clone();
+        let mut entry = inode.clone();
         entry.path = path;
         Node {
             entry,
@@ -134,38 +141,23 @@ impl FileTree for SnapshotTree {
             .view
             .resolve(path, follow)
             .map_err(|error| TreeError::Path(error.to_string()))?;
-        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), &found)))
+        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), found)))
     }
 
     fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
         let children = self.view.children(path);
         Ok(children
             .into_iter()
-            .map(|(name, found)| self.node(join(path, &name), &found))
+            .map(|(name, found)| self.node(join_path(path, &name), found))
             .collect())
     }
 
     fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
         let content = self.content(node.layer)?;
-        // The node carries the path it was found at; the layer may know it by another name.
+        // The node carries the path it was found at; a hard link's content is elsewhere.
         let index = &self.view.layers()[node.layer];
-        let entry = match index.get(&node.entry.path) {
-            Some(entry) if entry.kind == EntryKind::HardLink => index.get(&entry.link).unwrap_or(entry),
-            Some(entry) => entry,
-            None => &node.entry,
-        };
+        let named = index.get(&node.entry.path).unwrap_or(&node.entry);
+        let entry = index.inode(named).unwrap_or(named);
         content.open(entry).map_err(TreeError::file(&node.entry.path))
     }
-}
-
-/// Joins a name to a path of a tree.
-pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() {
-        return name.to_vec();
-    }
-    let mut joined = Vec::with_capacity(path.len() + name.len() + 1);
-    joined.extend_from_slice(path);
-    joined.push(b'/');
-    joined.extend_from_slice(name);
-    joined
 }

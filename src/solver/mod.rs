@@ -2,4 +2,5 @@
 //!
 //! It knows no terminal: whoever watches a build gives it an [`events::EventSink`].
 
+pub mod cancel;
 pub mod events;

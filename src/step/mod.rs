@@ -1,1 +1,248 @@
-//! The step room.
+//! Steps: one file per operation, each from the snapshots it reads to the snapshot it makes.
+//!
+//! A step first computes its key and asks the store; only when nothing answers does it work. What
+//! it makes becomes a layer in the store before its cache record is written, so a record always
+//! leads to something whole. Two builds that want the same step meet at the key's lock: one
+//! works, the other waits and takes the result.
+//!
+//! Nothing here knows a terminal, and no secret enters a key, a layer or an event.
+
+pub mod copy;
+mod image;
+mod mount_points;
+mod owner;
+mod run;
+mod workdir;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::digest::{CacheKey, CacheKeyBuilder};
+use crate::fs::Root;
+use crate::graph::{FileSystem, Graph, Operation, VertexIndex};
+use crate::layer::view::View;
+use crate::sandbox::Launcher;
+use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotError, SnapshotTree};
+use crate::solver::cancel::{Cancel, Canceled};
+use crate::solver::events::{EventSink, VertexId};
+use crate::store::{CacheRecord, LayerId, NewLayer, Store, StoreError};
+use crate::time::Timestamp;
+
+pub use self::copy::CopyError;
+pub use self::owner::UnknownOwner;
+pub use self::run::RunError;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// COPY or ADD.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// RUN.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A user or group.
+    #[error(transparent)]
+    Owner(#[from] UnknownOwner),
+    /// Reading or making a layer.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The build was stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl From<Canceled> for StepError {
+    fn from(_: Canceled) -> Self {
+        Self::Canceled
+    }
+}
+
+impl StepError {
+    /// Whether this is no failure of the step but the end of the build.
+    pub fn is_canceled(&self) -> bool {
+        matches!(
+            self,
+            Self::Canceled
+                | Self::Copy(CopyError::Canceled)
+                | Self::Run(RunError::Canceled)
+                | Self::Snapshot(SnapshotError::Canceled)
+        )
+    }
+}
+
+/// Gives the value of a secret. `None` when the build was given none of that id.
+pub type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// Everything that steps work with.
+pub struct StepContext {
+    /// Layers, trees and the store behind them.
+    pub materializer: Arc<Materializer>,
+    /// The build context; `None` when the build has none.
+    pub context: Option<Arc<dyn FileTree>>,
+    /// Starts sandboxes; `None` where none can be had, with the reason.
+    pub launcher: Result<Launcher, String>,
+    /// Values of `--secret`.
+    pub secrets: Secrets,
+    /// Run every step (`--no-cache`).
+    pub no_cache: bool,
+    /// Stops the build.
+    pub cancel: Cancel,
+    /// Who is told.
+    pub events: Arc<dyn EventSink>,
+}
+
+/// What a step made.
+#[derive(Clone, Debug)]
+pub struct StepResult {
+    /// The file system after it.
+    pub snapshot: Snapshot,
+    /// Whether the cache had it.
+    pub cached: bool,
+    /// When its layer was made.
+    pub created: Timestamp,
+}
+
+/// The snapshots that a step reads.
+pub struct Inputs<'a> {
+    /// Results of the vertices that were solved before.
+    pub results: &'a BTreeMap<VertexIndex, Snapshot>,
+}
+
+impl Inputs<'_> {
+    fn parent(&self, parent: Option<VertexIndex>) -> Snapshot {
+        parent
+            .and_then(|index| self.results.get(&index).cloned())
+            .unwrap_or_else(empty_snapshot)
+    }
+}
+
+/// The snapshot without layers.
+pub fn empty_snapshot() -> Snapshot {
+    Snapshot {
+        layers: Vec::new(),
+        key: CacheKeyBuilder::new("scratch").finish(),
+    }
+}
+
+impl StepContext {
+    /// Carries out one vertex, or finds its result in the cache.
+    ///
+    /// # Errors
+    /// When the step fails or the build is stopped.
+    pub fn execute(
+        &self,
+        graph: &Graph,
+        index: VertexIndex,
+        inputs: &Inputs<'_>,
+        id: VertexId,
+    ) -> Result<StepResult, StepError> {
+        self.cancel.check()?;
+        let vertex = graph.vertex(index);
+        let parent = inputs.parent(vertex.parent);
+        match &vertex.operation {
+            Operation::Image(image) => self.image(&graph.images[*image]),
+            Operation::Copy(copy) => {
+                let tree = self.file_tree(copy.from, inputs)?;
+                self.copy(copy, &parent, tree.as_ref())
+            }
+            Operation::MakeDirectory(make) => self.make_directory(make, &parent),
+            Operation::Run(run) => self.run(run, &parent, inputs, id),
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.materializer.store()
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
+        self.materializer.view(snapshot)
+    }
+
+    fn file_tree(
+        &self,
+        from: FileSystem,
+        inputs: &Inputs<'_>,
+    ) -> Result<Option<Arc<dyn FileTree>>, SnapshotError> {
+        match from {
+            FileSystem::Scratch => Ok(None),
+            FileSystem::Context => Ok(self.context.clone()),
+            FileSystem::Vertex(index) => {
+                let snapshot = inputs.parent(Some(index));
+                let tree = SnapshotTree::new(Arc::clone(&self.materializer), &snapshot)?;
+                Ok(Some(Arc::new(tree)))
+            }
+        }
+    }
+
+    /// The result that the cache has for `key`, if its layer can still be read.
+    fn cached(&self, key: &CacheKey, parent: &Snapshot) -> Result<Option<StepResult>, StepError> {
+        if self.no_cache {
+            return Ok(None);
+        }
+        let Some(CacheRecord { layer, created }) = self.store().cached(key)? else {
+            return Ok(None);
+        };
+        let mut layers = parent.layers.clone();
+        if let Some(layer) = layer {
+            if !self.materializer.is_available(layer)? {
+                return Ok(None);
+            }
+            layers.push(layer);
+        }
+        Ok(Some(StepResult {
+            snapshot: Snapshot { layers, key: *key },
+            cached: true,
+            created,
+        }))
+    }
+
+    /// Records a new layer under `key`.
+    fn finished(&self, key: CacheKey, parent: &Snapshot, layer: LayerId) -> Result<StepResult, StepError> {
+        let created = Timestamp::now();
+        let record = CacheRecord {
+            layer: Some(layer),
+            created,
+        };
+        self.store().record(&key, &record)?;
+        let mut layers = parent.layers.clone();
+        layers.push(layer);
+        Ok(StepResult {
+            snapshot: Snapshot { layers, key },
+            cached: false,
+            created,
+        })
+    }
+
+    /// Keeps a selection as a layer: its plain tar as a blob, its index beside it.
+    fn write_layer(
+        &self,
+        selection: &copy::Selection,
+    ) -> Result<(LayerId, Vec<copy::ContentDigest>), StepError> {
+        let writer = std::io::BufWriter::with_capacity(1 << 20, self.store().ingest()?);
+        let (writer, index, digests) = selection.write(writer, &self.cancel)?;
+        let writer = writer
+            .into_inner()
+            .map_err(|error| SnapshotError::io("writing a layer")(error.into_error()))?;
+        let (digest, size) = writer.commit(None)?;
+        let layer = self.store().create_layer(&NewLayer {
+            diff_id: Some(crate::digest::DiffId(digest.0)),
+            size: Some(size),
+            ..NewLayer::default()
+        })?;
+        self.store().put_index(layer, &index)?;
+        Ok((layer, digests))
+    }
+
+    fn temporary_file(&self) -> std::io::Result<std::fs::File> {
+        let scratch = self.store().scratch().map_err(std::io::Error::other)?;
+        tempfile::tempfile_in(scratch.path())
+    }
+
+    fn root(path: &std::path::Path) -> Result<Root, SnapshotError> {
+        Root::open(path).map_err(SnapshotError::io(path.display().to_string()))
+    }
+}

@@ -10,9 +10,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::CopyError;
-use crate::layer::entry::{Entry, EntryKind};
+use crate::layer::entry::{Entry, EntryKind, ancestors, join_path, split_path};
 use crate::layer::view::View;
-use crate::snapshot::{FileTree, Node, TreeError};
+use crate::snapshot::{Content, FileTree, Node, TreeError};
 
 /// Links followed before a path counts as a circle; the kernel's own limit.
 const MAX_LINKS: usize = 40;
@@ -24,6 +24,8 @@ pub(super) enum Bytes {
     None,
     /// A file of a tree.
     Tree(Arc<dyn FileTree>, Node),
+    /// A file of a layer or archive, by the entry that says where in it.
+    Content(Arc<Content>, Entry),
     /// Bytes in memory.
     Inline(Arc<[u8]>),
 }
@@ -33,6 +35,9 @@ impl Bytes {
         match self {
             Self::None => Ok(Box::new(std::io::empty())),
             Self::Tree(tree, node) => tree.open(node),
+            Self::Content(content, entry) => {
+                content.open(entry).map_err(TreeError::file(&entry.path))
+            }
             Self::Inline(bytes) => Ok(Box::new(std::io::Cursor::new(Arc::clone(bytes)))),
         }
     }
@@ -68,18 +73,6 @@ fn sort_key(path: &[u8]) -> Vec<u8> {
     path.iter().map(|b| if *b == b'/' { 0 } else { *b }).collect()
 }
 
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter()
-        .rposition(|b| *b == b'/')
-        .map_or(&[], |slash| &path[..slash])
-}
-
-pub(super) fn file_name(path: &[u8]) -> &[u8] {
-    path.iter()
-        .rposition(|b| *b == b'/')
-        .map_or(path, |slash| &path[slash + 1..])
-}
-
 impl Destination {
     pub(super) fn new(view: View, on_the_way: OnTheWay) -> Self {
         Self {
@@ -95,23 +88,18 @@ impl Destination {
             return Some(&item.entry);
         }
         // Something that this instruction put on the way hides what was below it.
-        let mut above = parent(path);
-        while !above.is_empty() {
-            if let Some(item) = self.items.get(&sort_key(above))
-                && !matches!(item.entry.kind, EntryKind::Directory { .. })
-            {
-                return None;
-            }
-            above = parent(above);
+        let hidden = ancestors(path).any(|above| {
+            let item = self.items.get(&sort_key(above));
+            item.is_some_and(|item| !item.entry.is_directory())
+        });
+        if hidden {
+            return None;
         }
         self.view.get(path).map(|found| found.entry)
     }
 
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
-        path.is_empty()
-            || self
-                .get(path)
-                .is_some_and(|entry| matches!(entry.kind, EntryKind::Directory { .. }))
+        path.is_empty() || self.get(path).is_some_and(Entry::is_directory)
     }
 
     /// Where `path` leads when every link is followed inside the root. What doesn't exist is
@@ -125,12 +113,12 @@ impl Destination {
             match name.as_slice() {
                 b"" | b"." => continue,
                 b".." => {
-                    resolved.truncate(parent(&resolved).len());
+                    resolved.truncate(split_path(&resolved).0.len());
                     continue;
                 }
                 _ => {}
             }
-            let next = crate::snapshot::join(&resolved, &name);
+            let next = join_path(&resolved, &name);
             match self.get(&next) {
                 Some(entry) if entry.kind == EntryKind::Symlink => {
                     links += 1;
@@ -156,11 +144,11 @@ impl Destination {
         let mut at = path;
         while !at.is_empty() {
             match self.get(at) {
-                Some(entry) if matches!(entry.kind, EntryKind::Directory { .. }) => break,
+                Some(entry) if entry.is_directory() => break,
                 Some(_) => return Err(CopyError::NotADirectory(display(at))),
                 None => missing.push(at.to_vec()),
             }
-            at = parent(at);
+            at = split_path(at).0;
         }
         for path in missing.into_iter().rev() {
             let OnTheWay { mode, uid, gid } = self.on_the_way;
@@ -168,7 +156,7 @@ impl Destination {
                 mode,
                 uid,
                 gid,
-                ..Entry::new(path.clone(), EntryKind::Directory { opaque: false })
+                ..Entry::directory(path)
             };
             self.insert(Item {
                 entry,
@@ -207,17 +195,16 @@ impl Destination {
     fn repeat_parents(&mut self) {
         let mut parents: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
         for item in self.items.values() {
-            let mut at = parent(&item.entry.path);
-            while !at.is_empty() && !parents.contains_key(at) {
-                if !self.items.contains_key(&sort_key(at))
-                    && let Some(found) = self.view.get(at)
-                {
+            for above in ancestors(&item.entry.path) {
+                if parents.contains_key(above) || self.items.contains_key(&sort_key(above)) {
+                    continue;
+                }
+                if let Some(found) = self.view.get(above) {
                     let mut entry = found.entry.clone();
                     entry.kind = EntryKind::Directory { opaque: false };
-                    entry.offset = None;
-                    parents.insert(at.to_vec(), entry);
+                    entry.path = above.to_vec();
+                    parents.insert(above.to_vec(), entry);
                 }
-                at = parent(at);
             }
         }
         for (_, entry) in parents {
@@ -234,11 +221,9 @@ impl Destination {
         let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
         if directory_time.is_none() {
             for item in self.items.values().filter(|item| !item.on_the_way) {
-                let mut at = parent(&item.entry.path);
-                while !at.is_empty() {
-                    let time = newest.entry(sort_key(at)).or_insert(i64::MIN);
+                for above in ancestors(&item.entry.path) {
+                    let time = newest.entry(sort_key(above)).or_insert(i64::MIN);
                     *time = (*time).max(item.entry.mtime);
-                    at = parent(at);
                 }
             }
         }

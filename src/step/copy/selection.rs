@@ -8,12 +8,12 @@
 
 use std::sync::Arc;
 
-use super::destination::{Bytes, Destination, Item, display, file_name};
+use super::destination::{Bytes, Destination, Item, display};
 use super::{CopyError, Owner, archive};
 use crate::graph::{Chmod, Copy, CopySource};
 use crate::ignore::{Matcher, glob_match};
-use crate::layer::entry::{Entry, EntryKind};
-use crate::snapshot::{FileTree, Node, join};
+use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
+use crate::snapshot::{FileTree, Node};
 use crate::solver::cancel::Cancel;
 
 /// What is the same for all sources of one instruction.
@@ -68,12 +68,12 @@ impl Selector<'_> {
             {
                 continue;
             }
-            if matches!(node.entry.kind, EntryKind::Directory { .. }) {
+            if node.entry.is_directory() {
                 let target = destination.resolve(written)?;
                 destination.make_directories(&target)?;
                 self.children(destination, &node.entry.path, b"", &target)?;
             } else {
-                let target = self.file_target(destination, written, file_name(&found))?;
+                let target = self.file_target(destination, written, split_path(&found).1)?;
                 self.node(destination, node, target)?;
             }
         }
@@ -89,11 +89,9 @@ impl Selector<'_> {
     ) -> Result<Vec<u8>, CopyError> {
         let mut target = destination.resolve(written)?;
         if destination.is_directory(&target) {
-            target = join(&target, name);
+            target = join_path(&target, name);
         }
-        let above = target.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        let above = target[..above].to_vec();
-        destination.make_directories(&above)?;
+        destination.make_directories(split_path(&target).0)?;
         Ok(target)
     }
 
@@ -107,14 +105,14 @@ impl Selector<'_> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
         let Some(tree) = self.tree else { return Ok(()) };
         for child in tree.children(directory)? {
-            let name = file_name(&child.entry.path).to_vec();
-            let relative = join(relative, &name);
-            let is_directory = matches!(child.entry.kind, EntryKind::Directory { .. });
+            let name = child.entry.name().to_vec();
+            let relative = join_path(relative, &name);
+            let is_directory = child.entry.is_directory();
             let excluded = self.exclude.as_ref().is_some_and(|exclude| exclude.excluded(&relative));
             if excluded && !(is_directory && self.exclude.as_ref().is_some_and(Matcher::has_exceptions)) {
                 continue;
             }
-            let target = join(target, &name);
+            let target = join_path(target, &name);
             let path = child.entry.path.clone();
             if !excluded {
                 self.node(destination, child, target.clone())?;
@@ -152,7 +150,7 @@ impl Selector<'_> {
         identity: Option<Vec<u8>>,
         target: Vec<u8>,
     ) -> Result<(), CopyError> {
-        let is_directory = matches!(entry.kind, EntryKind::Directory { .. });
+        let is_directory = entry.is_directory();
         match destination.get(&target).map(|entry| &entry.kind) {
             Some(EntryKind::Directory { .. }) if !is_directory => {
                 return Err(CopyError::IsADirectory(display(&target)));
@@ -162,9 +160,7 @@ impl Selector<'_> {
             Some(_) => {}
         }
         // With --exclude, a directory may be left out while something below it is kept.
-        let above = target.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        let above = target[..above].to_vec();
-        destination.make_directories(&above)?;
+        destination.make_directories(split_path(&target).0)?;
         entry.path = target;
         entry.offset = None;
         if is_directory {
@@ -205,9 +201,9 @@ impl Selector<'_> {
             let mut next = Vec::new();
             for directory in found {
                 for child in tree.children(&directory)? {
-                    let matches = glob_match(pattern, file_name(&child.entry.path))
+                    let matches = glob_match(pattern, child.entry.name())
                         .map_err(|_| CopyError::BadPattern(display(path)))?;
-                    if matches && (is_last || matches!(child.entry.kind, EntryKind::Directory { .. })) {
+                    if matches && (is_last || child.entry.is_directory()) {
                         next.push(child.entry.path);
                     }
                 }

@@ -1,0 +1,368 @@
+//! COPY and ADD: files of another tree become one layer, written straight as a tar.
+//!
+//! What is copied is decided on metadata alone ([`selection`], [`destination`]); content is read
+//! once, either to compute the step's cache key or, when no record can exist, while the layer is
+//! written. Keys cover what a user would call the same files: path, kind, mode, owner, link
+//! target, content; never times, inode numbers or the machine's paths.
+
+mod archive;
+mod destination;
+mod selection;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use self::destination::{Bytes, Destination, Item, OnTheWay};
+use self::selection::Selector;
+use super::owner::Accounts;
+use super::{StepContext, StepError, StepResult};
+use crate::digest::{CacheKey, CacheKeyBuilder};
+use crate::graph::{Chmod, Copy, CopySource};
+use crate::ignore::Matcher;
+use crate::layer::LayerError;
+use crate::layer::entry::{Entry, EntryKind, split_path};
+use crate::layer::index::Index;
+use crate::layer::tar_writer::TarWriter;
+use crate::layer::view::View;
+use crate::snapshot::{FileTree, Snapshot, TreeError};
+use crate::solver::cancel::Cancel;
+
+/// Mode of directories that are made on the way to a destination.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Why files can't be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A source that isn't there.
+    #[error("`{0}`: not found")]
+    NotFound(String),
+    /// A file where a directory would have to be.
+    #[error("cannot copy to non-directory: {0}")]
+    NotADirectory(String),
+    /// A directory where a file would have to be.
+    #[error("cannot replace to directory {0} with file")]
+    IsADirectory(String),
+    /// Links that lead in a circle.
+    #[error("`{0}`: too many levels of symbolic links")]
+    LinkLoop(String),
+    /// A wildcard that can't be read.
+    #[error("`{0}`: syntax error in pattern")]
+    BadPattern(String),
+    /// An `--exclude` pattern that can't be read.
+    #[error("invalid --exclude pattern: {0}")]
+    BadExclude(String),
+    /// An archive that can't be unpacked.
+    #[error("failed to unpack `{path}`: {source}")]
+    Archive {
+        /// The archive.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file that can't be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A layer that can't be written.
+    #[error("`{path}`: {source}")]
+    Write {
+        /// The file being written.
+        path: String,
+        /// What went wrong.
+        #[source]
+        source: LayerError,
+    },
+    /// The build was stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+/// Who owns what a step makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Gives a fresh temporary file.
+pub(super) type Scratch<'a> = &'a dyn Fn() -> io::Result<std::fs::File>;
+
+/// The entries of a layer to be, and where their bytes are.
+pub(super) struct Selection {
+    items: Vec<Item>,
+}
+
+/// Decides what `copy` puts where. `tree` is what it copies from, `view` what it copies onto,
+/// `owner` what `--chown` says.
+pub(super) fn select(
+    copy: &Copy,
+    tree: Option<&Arc<dyn FileTree>>,
+    view: View,
+    owner: Option<Owner>,
+    cancel: &Cancel,
+    scratch: Scratch<'_>,
+) -> Result<Selection, CopyError> {
+    let made_by = owner.unwrap_or_default();
+    let on_the_way = OnTheWay {
+        mode: match copy.chmod {
+            Some(Chmod::Octal(mode)) => mode,
+            None => DIRECTORY_MODE,
+        },
+        uid: made_by.uid,
+        gid: made_by.gid,
+    };
+    let exclude = if copy.exclude.is_empty() {
+        None
+    } else {
+        Some(Matcher::new(&copy.exclude).map_err(|error| CopyError::BadExclude(error.to_string()))?)
+    };
+    let mut destination = Destination::new(view, on_the_way);
+    let selector = Selector {
+        copy,
+        tree,
+        owner,
+        exclude,
+        cancel,
+        scratch,
+    };
+    selector.select(&mut destination)?;
+    Ok(Selection {
+        items: destination.finish(copy.directory_time),
+    })
+}
+
+/// The digest of one file's content.
+pub(super) type ContentDigest = [u8; 32];
+
+impl Selection {
+    /// Digests of the content of all files, in order; reads those that aren't known yet.
+    pub(super) fn read_digests(&self, cancel: &Cancel) -> Result<Vec<ContentDigest>, CopyError> {
+        let mut digests = Vec::new();
+        for item in &self.items {
+            if item.entry.kind != EntryKind::File {
+                continue;
+            }
+            cancel.check().map_err(|_| CopyError::Canceled)?;
+            if let Bytes::Tree(tree, node) = &item.bytes
+                && let Some(digest) = tree.known_digest(node)
+            {
+                digests.push(digest);
+                continue;
+            }
+            let mut hasher = blake3::Hasher::new();
+            let mut content = item.bytes.open()?;
+            io::copy(&mut content, &mut hasher).map_err(TreeError::file(&item.entry.path))?;
+            let digest = *hasher.finalize().as_bytes();
+            self.learn(item, digest);
+            digests.push(digest);
+        }
+        Ok(digests)
+    }
+
+    fn learn(&self, item: &Item, digest: ContentDigest) {
+        if let Bytes::Tree(tree, node) = &item.bytes {
+            tree.learn_digest(node, digest);
+        }
+    }
+
+    /// The key of what is copied. `digests` are those of the files, in order.
+    pub(super) fn key(&self, digests: &[ContentDigest]) -> CacheKey {
+        let mut key = CacheKeyBuilder::new("copied files");
+        let mut digests = digests.iter();
+        let mut links: BTreeMap<&[u8], u64> = BTreeMap::new();
+        for (number, item) in self.items.iter().enumerate() {
+            describe(&mut key, &item.entry);
+            if item.entry.kind == EntryKind::File
+                && let Some(digest) = digests.next()
+            {
+                key.field(digest);
+            }
+            let first = item
+                .identity
+                .as_deref()
+                .map_or(u64::MAX, |identity| *links.entry(identity).or_insert(number as u64));
+            key.number(if first == number as u64 { u64::MAX } else { first });
+        }
+        key.finish()
+    }
+
+    /// Writes the layer's tar. Gives its index and the digests of the files' content.
+    pub(super) fn write<W: Write>(
+        &self,
+        out: W,
+        cancel: &Cancel,
+    ) -> Result<(W, Index, Vec<ContentDigest>), CopyError> {
+        let mut writer = TarWriter::new(out);
+        let mut digests = Vec::new();
+        let mut links: BTreeMap<Vec<u8>, (Vec<u8>, ContentDigest)> = BTreeMap::new();
+        for item in &self.items {
+            cancel.check().map_err(|_| CopyError::Canceled)?;
+            let path = item.entry.path.clone();
+            let failed = |source: LayerError| CopyError::Write {
+                path: destination::display(&path),
+                source,
+            };
+            if item.entry.kind != EntryKind::File {
+                writer.append(item.entry.clone(), None).map_err(failed)?;
+                continue;
+            }
+            if let Some(identity) = &item.identity
+                && let Some((first, digest)) = links.get(identity)
+            {
+                let mut entry = item.entry.clone();
+                entry.kind = EntryKind::HardLink;
+                entry.size = 0;
+                entry.link.clone_from(first);
+                writer.append(entry, None).map_err(failed)?;
+                digests.push(*digest);
+                continue;
+            }
+            let mut content = Digesting {
+                inner: item.bytes.open()?,
+                hasher: blake3::Hasher::new(),
+            };
+            writer.append(item.entry.clone(), Some(&mut content)).map_err(failed)?;
+            let digest = *content.hasher.finalize().as_bytes();
+            self.learn(item, digest);
+            digests.push(digest);
+            if let Some(identity) = &item.identity {
+                links.insert(identity.clone(), (item.entry.path.clone(), digest));
+            }
+        }
+        let (out, index) = writer.finish().map_err(|source| CopyError::Write {
+            path: "/".to_owned(),
+            source,
+        })?;
+        Ok((out, index, digests))
+    }
+}
+
+/// Everything of an entry that counts as content: all but its time and its place in a tar.
+fn describe(key: &mut CacheKeyBuilder, entry: &Entry) {
+    let kind = match entry.kind {
+        EntryKind::File => 0,
+        EntryKind::Directory { .. } => 1,
+        EntryKind::Symlink => 2,
+        EntryKind::HardLink => 3,
+        EntryKind::CharDevice => 4,
+        EntryKind::BlockDevice => 5,
+        EntryKind::Fifo => 6,
+        EntryKind::Whiteout => 7,
+    };
+    key.field(&entry.path)
+        .number(kind)
+        .number(u64::from(entry.mode))
+        .number(u64::from(entry.uid))
+        .number(u64::from(entry.gid))
+        .field(&entry.link)
+        .number(u64::from(entry.device.0))
+        .number(u64::from(entry.device.1))
+        .number(entry.xattrs.len() as u64);
+    for (name, value) in &entry.xattrs {
+        key.field(name).field(value);
+    }
+}
+
+struct Digesting {
+    inner: Box<dyn Read + Send>,
+    hasher: blake3::Hasher,
+}
+
+impl Read for Digesting {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        Ok(n)
+    }
+}
+
+/// One directory with what is missing above it, for WORKDIR. Made directories take `time`, else
+/// that of the nearest directory that was there, so that the layer doesn't depend on the clock.
+pub(super) fn select_directory(
+    path: &str,
+    view: View,
+    owner: Owner,
+    time: Option<i64>,
+) -> Result<Selection, CopyError> {
+    let on_the_way = OnTheWay {
+        mode: DIRECTORY_MODE,
+        uid: owner.uid,
+        gid: owner.gid,
+    };
+    let mut destination = Destination::new(view, on_the_way);
+    let target = destination.resolve(path.as_bytes())?;
+    let time = time.or_else(|| {
+        let mut at = target.as_slice();
+        while !at.is_empty() {
+            at = split_path(at).0;
+            if let Some(entry) = destination.get(at) {
+                return Some(entry.mtime);
+            }
+        }
+        None
+    });
+    destination.make_directories(&target)?;
+    Ok(Selection {
+        items: destination.finish(time),
+    })
+}
+
+impl StepContext {
+    /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`.
+    pub(super) fn copy(
+        &self,
+        copy: &Copy,
+        parent: &Snapshot,
+        tree: Option<&Arc<dyn FileTree>>,
+    ) -> Result<StepResult, StepError> {
+        let operation = operation_key(copy, parent);
+        let _lock = self.store().lock(&operation)?;
+        let view = self.view(parent)?;
+        let owner = match &copy.chown {
+            None => None,
+            Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),
+        };
+        let scratch = || self.temporary_file();
+        let selection = select(copy, tree, view, owner, &self.cancel, &scratch)?;
+        let key_of = |content: CacheKey| {
+            let mut key = CacheKeyBuilder::new("copy");
+            key.key(&parent.key).key(&content).finish()
+        };
+        // Where no record of this operation on this parent exists, none can match: the layer is
+        // written at once, and its content hashed in the same pass.
+        let may_hit = !self.no_cache && self.store().has_operation(&operation)?;
+        if may_hit {
+            let key = key_of(selection.key(&selection.read_digests(&self.cancel)?));
+            if let Some(result) = self.cached(&key, parent)? {
+                return Ok(result);
+            }
+        }
+        let (layer, digests) = self.write_layer(&selection)?;
+        let result = self.finished(key_of(selection.key(&digests)), parent, layer)?;
+        self.store().record_operation(&operation)?;
+        Ok(result)
+    }
+}
+
+/// The key of an operation on a parent, whatever the files hold.
+fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
+    let mut key = CacheKeyBuilder::new("copy operation");
+    key.key(&parent.key).field(copy.destination.as_bytes());
+    key.field(copy.chown.as_deref().unwrap_or_default().as_bytes());
+    key.number(copy.chmod.map_or(u64::MAX, |Chmod::Octal(mode)| u64::from(mode)));
+    key.number(u64::from(copy.unpack)).number(copy.sources.len() as u64);
+    for source in &copy.sources {
+        match source {
+            CopySource::Path(path) => key.number(0).field(path.as_bytes()),
+            CopySource::Inline(file) => key.number(1).field(file.name.as_bytes()),
+        };
+    }
+    for pattern in &copy.exclude {
+        key.field(pattern.as_bytes());
+    }
+    key.number(copy.directory_time.map_or(u64::MAX, |time| time as u64));
+    key.finish()
+}
