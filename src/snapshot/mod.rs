@@ -13,7 +13,7 @@ mod source;
 
 pub use content::Content;
 pub use materialize::{Materializer, RemoteBlob};
-pub use source::{FileTree, Node, SnapshotTree, TreeError};
+pub use source::{FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
 use crate::digest::{CacheKey, DiffId};
 use crate::store::LayerId;

@@ -77,37 +77,29 @@ pub trait FileTree: Send + Sync {
 
     /// Takes note of a digest that was computed, for later builds.
     fn learn_digest(&self, _: &Node, _: [u8; 32]) {}
+
+    /// Keeps what [`FileTree::learn_digest`] was told. Failing to only costs a later build time.
+    fn save_digests(&self) {}
 }
 
-/// The merged tree of a snapshot.
-pub struct SnapshotTree {
+/// The nodes of a view, without their content.
+pub struct ViewTree {
     view: View,
-    snapshot: Snapshot,
-    materializer: Arc<Materializer>,
-    contents: Vec<OnceLock<Arc<Content>>>,
     /// By layer: paths of files that have more names than one.
     linked: Vec<BTreeSet<Vec<u8>>>,
 }
 
-impl SnapshotTree {
-    /// The tree of `snapshot`. Layers whose index is not known are read once, now; content is
-    /// fetched when a file is opened.
-    ///
-    /// # Errors
-    /// When a layer can't be had.
-    pub fn new(materializer: Arc<Materializer>, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
-        let view = materializer.view(snapshot)?;
+impl ViewTree {
+    /// The tree of `view`.
+    pub fn new(view: View) -> Self {
         let linked = view.layers().iter().map(|index| {
             let links = index.entries.iter().filter(|entry| entry.kind == EntryKind::HardLink);
             links.map(|entry| entry.link.clone()).collect()
         });
-        Ok(Self {
+        Self {
             linked: linked.collect(),
             view,
-            contents: snapshot.layers.iter().map(|_| OnceLock::new()).collect(),
-            snapshot: snapshot.clone(),
-            materializer,
-        })
+        }
     }
 
     fn node(&self, path: Vec<u8>, found: Found<'_>) -> Node {
@@ -126,6 +118,66 @@ impl SnapshotTree {
         }
     }
 
+    /// See [`FileTree::lookup`].
+    ///
+    /// # Errors
+    /// When links lead in a circle or a path goes through something that is no directory.
+    pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Option<Node>, TreeError> {
+        let resolved = self
+            .view
+            .resolve(path, follow)
+            .map_err(|error| TreeError::Path(error.to_string()))?;
+        if resolved.path.is_empty() && resolved.found.is_none() {
+            return Ok(Some(Node {
+                entry: Entry::directory(Vec::new()),
+                identity: None,
+                layer: 0,
+            }));
+        }
+        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), found)))
+    }
+
+    /// See [`FileTree::children`].
+    pub fn children(&self, path: &[u8]) -> Vec<Node> {
+        let children = self.view.children(path).into_iter();
+        children
+            .map(|(name, found)| self.node(join_path(path, &name), found))
+            .collect()
+    }
+
+    /// The entry of the node's layer that holds its content: a hard link's is elsewhere.
+    pub fn inode<'a>(&'a self, node: &'a Node) -> &'a Entry {
+        let Some(index) = self.view.layers().get(node.layer) else {
+            return &node.entry;
+        };
+        let named = index.get(&node.entry.path).unwrap_or(&node.entry);
+        index.inode(named).unwrap_or(named)
+    }
+}
+
+/// The merged tree of a snapshot.
+pub struct SnapshotTree {
+    tree: ViewTree,
+    snapshot: Snapshot,
+    materializer: Arc<Materializer>,
+    contents: Vec<OnceLock<Arc<Content>>>,
+}
+
+impl SnapshotTree {
+    /// The tree of `snapshot`. Layers whose index is not known are read once, now; content is
+    /// fetched when a file is opened.
+    ///
+    /// # Errors
+    /// When a layer can't be had.
+    pub fn new(materializer: Arc<Materializer>, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            tree: ViewTree::new(materializer.view(snapshot)?),
+            contents: snapshot.layers.iter().map(|_| OnceLock::new()).collect(),
+            snapshot: snapshot.clone(),
+            materializer,
+        })
+    }
+
     fn content(&self, layer: usize) -> Result<Arc<Content>, SnapshotError> {
         if let Some(content) = self.contents[layer].get() {
             return Ok(Arc::clone(content));
@@ -137,27 +189,15 @@ impl SnapshotTree {
 
 impl FileTree for SnapshotTree {
     fn lookup(&self, path: &[u8], follow: bool) -> Result<Option<Node>, TreeError> {
-        let resolved = self
-            .view
-            .resolve(path, follow)
-            .map_err(|error| TreeError::Path(error.to_string()))?;
-        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), found)))
+        self.tree.lookup(path, follow)
     }
 
     fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
-        let children = self.view.children(path);
-        Ok(children
-            .into_iter()
-            .map(|(name, found)| self.node(join_path(path, &name), found))
-            .collect())
+        Ok(self.tree.children(path))
     }
 
     fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
         let content = self.content(node.layer)?;
-        // The node carries the path it was found at; a hard link's content is elsewhere.
-        let index = &self.view.layers()[node.layer];
-        let named = index.get(&node.entry.path).unwrap_or(&node.entry);
-        let entry = index.inode(named).unwrap_or(named);
-        content.open(entry).map_err(TreeError::file(&node.entry.path))
+        content.open(self.tree.inode(node)).map_err(TreeError::file(&node.entry.path))
     }
 }

@@ -3,7 +3,9 @@
 //! Events are facts, in the order in which they happened for one vertex; how they look is the
 //! watcher's affair. No event ever carries a secret or a credential.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Names one vertex (one step) of one build, in the order in which steps were announced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -93,4 +95,102 @@ pub struct NoEvents;
 
 impl EventSink for NoEvents {
     fn emit(&self, _: Event) {}
+}
+
+/// Hands out vertex ids and reports what becomes of the vertices.
+pub struct Reporter {
+    sink: Arc<dyn EventSink>,
+    next: AtomicUsize,
+}
+
+impl Reporter {
+    /// Reports to `sink`.
+    pub fn new(sink: Arc<dyn EventSink>) -> Self {
+        Self {
+            sink,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The sink behind it.
+    pub fn sink(&self) -> &Arc<dyn EventSink> {
+        &self.sink
+    }
+
+    /// Announces a vertex.
+    pub fn announce(&self, name: &str) -> VertexId {
+        let id = VertexId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.sink.emit(Event::Announced {
+            id,
+            name: name.to_owned(),
+        });
+        id
+    }
+
+    /// A vertex begins to work.
+    pub fn start(&self, id: VertexId) {
+        self.sink.emit(Event::Started { id });
+    }
+
+    /// A vertex ended.
+    pub fn end(&self, id: VertexId, outcome: Outcome, elapsed: Duration) {
+        self.sink.emit(Event::Ended { id, outcome, elapsed });
+    }
+
+    /// Announces and starts a piece of work that is no step of the graph; it ends as done or
+    /// failed with the value given back.
+    pub fn begin(self: &Arc<Self>, name: &str) -> Activity {
+        let id = self.announce(name);
+        self.start(id);
+        Activity {
+            reporter: Arc::clone(self),
+            id,
+            started: Instant::now(),
+            ended: false,
+        }
+    }
+}
+
+/// A piece of work that is going on. Dropped without an end, it was canceled.
+pub struct Activity {
+    reporter: Arc<Reporter>,
+    id: VertexId,
+    started: Instant,
+    ended: bool,
+}
+
+impl Activity {
+    /// Its vertex.
+    pub fn id(&self) -> VertexId {
+        self.id
+    }
+
+    /// Says how far a part of it is, in bytes.
+    pub fn progress(&self, item: &str, current: u64, total: Option<u64>) {
+        self.reporter.sink.emit(Event::Progress {
+            id: self.id,
+            item: item.to_owned(),
+            current,
+            total,
+        });
+    }
+
+    /// It ended, as `result` says.
+    pub fn end<T, E: std::fmt::Display>(mut self, result: Result<T, E>) -> Result<T, E> {
+        self.ended = true;
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        self.reporter.end(self.id, outcome, self.started.elapsed());
+        result
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.reporter.end(self.id, Outcome::Canceled, self.started.elapsed());
+        }
+    }
 }
