@@ -57,7 +57,7 @@ fn what_is_not_a_config_is_refused_with_the_place() {
             r#"{"rootfs":{"diff_ids":["sha256:00"]}}"#,
             "invalid digest `sha256:00`",
         ),
-        (r#"{"created":"yesterday"}"#, "yesterday"),
+        (r#"{"created":"yesterday"}"#, "digit"),
     ] {
         let ImageError::Malformed { source, .. } =
             ImageConfig::from_bytes(json.as_bytes()).unwrap_err()
