@@ -1,1 +1,71 @@
-//! The cli room.
+//! The command line: arguments and environment in, a request to the rooms below, and what comes
+//! of it shown to the user.
+//!
+//! A command goes through three hands. [`arguments`] turns the words of the command line into an
+//! [`Invocation`] and touches nothing: it runs before the processes that must exist before any
+//! thread. [`commands`] holds one file per command: its options, and what it asks of the rooms
+//! below. [`ui`] shows progress; [`error`] shows failures and decides the exit code.
+//!
+//! Only this room knows the environment, the terminal and Docker's way of writing things. It
+//! decides nothing about a build.
+
+pub mod arguments;
+pub mod commands;
+pub mod environment;
+pub mod error;
+pub mod logging;
+pub mod output;
+pub mod settings;
+pub mod signals;
+pub mod ui;
+
+mod csv;
+mod spelling;
+
+use std::process::ExitCode;
+
+pub use self::arguments::{Invocation, Stop, parse};
+pub use self::environment::Environment;
+use self::error::Failure;
+use self::signals::Interrupt;
+use self::ui::{SharedStderr, stderr_style};
+
+/// Runs a command to its end and gives the exit code. Threads are started here, none before.
+pub fn run(invocation: Invocation, environment: Environment) -> ExitCode {
+    let stderr = SharedStderr::default();
+    logging::start(&invocation.settings, &environment, &stderr);
+    let style = stderr_style(&environment);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure =
+                Failure::internal("can't start the asynchronous runtime").caused_by(&error);
+            return failure.report(style);
+        }
+    };
+    let result = runtime.block_on(async {
+        let interrupt = Interrupt::watch()?;
+        let context = commands::Context {
+            settings: invocation.settings,
+            environment,
+            stderr,
+            style,
+            interrupt: interrupt.clone(),
+        };
+        let result = commands::run(invocation.command, &context).await;
+        // What fails because a signal has stopped it is no failure of its own.
+        match (result, interrupt.signal()) {
+            (Err(_), Some(number)) => Err(Failure::signal(number)),
+            (result, _) => result,
+        }
+    });
+    // A step that is still being stopped doesn't keep the user waiting.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(style),
+    }
+}

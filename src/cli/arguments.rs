@@ -1,0 +1,315 @@
+//! The words of the command line as an [`Invocation`].
+//!
+//! Parsing starts no thread and writes nothing; the one thing that it asks of the machine is
+//! whether a first word that is no command is a folder. What can't be parsed is a [`Stop`].
+
+use std::error::Error as _;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+
+use super::commands::build::BuildArguments;
+use super::commands::images::ImagesArguments;
+use super::commands::pull::PullArguments;
+use super::commands::push::PushArguments;
+use super::commands::tag::TagArguments;
+use super::commands::version::VersionArguments;
+use super::environment::Environment;
+use super::error::Failure;
+use super::settings::{GlobalArguments, Settings};
+use super::spelling;
+use super::ui::style::Style;
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "rbuild",
+    version,
+    about = "Build container images from Dockerfiles, without a daemon and without root",
+    override_usage = "rbuild [OPTIONS] CONTEXT\n       rbuild COMMAND [OPTIONS] …",
+    after_help = "`rbuild -t myapp .` is short for `rbuild build -t myapp .`.\n\
+                  `rbuild COMMAND --help` tells more about a command.",
+    args_override_self = true,
+    max_term_width = 100
+)]
+struct Line {
+    #[command(flatten)]
+    global: GlobalArguments,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// A command with its options.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArguments>),
+    /// Upload an image to its registry
+    Push(PushArguments),
+    /// Download an image from a registry
+    Pull(PullArguments),
+    /// Give an image another name
+    Tag(TagArguments),
+    /// List images
+    Images(ImagesArguments),
+    /// Show rbuild's version
+    Version(VersionArguments),
+}
+
+/// What a command needs before any thread exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// Nothing: it touches no tree and runs no step.
+    Nothing,
+    /// The namespaces in which trees of the store are made and read, without a launcher.
+    Trees,
+    /// Trees, and the launcher that runs steps.
+    Steps,
+}
+
+/// A command line, understood.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Settings that every command shares.
+    pub settings: Settings,
+    /// The command.
+    pub command: Command,
+}
+
+impl Invocation {
+    /// What is to exist before any thread.
+    pub fn needs(&self) -> Needs {
+        match &self.command {
+            Command::Build(_) => Needs::Steps,
+            // A layer that was never compressed is read from its tree.
+            Command::Push(_) => Needs::Trees,
+            Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => {
+                Needs::Nothing
+            }
+        }
+    }
+}
+
+/// Why there's nothing to run.
+#[derive(Debug)]
+pub enum Stop {
+    /// Help or the version was asked for.
+    Show(clap::Error),
+    /// The command line can't be understood.
+    Fail(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Fail(failure)
+    }
+}
+
+impl Stop {
+    /// Shows it and gives the exit code.
+    pub fn report(&self, style: Style) -> ExitCode {
+        match self {
+            Self::Show(text) => {
+                // A reader that has gone has seen enough.
+                let _ = text.print();
+                ExitCode::SUCCESS
+            }
+            Self::Fail(failure) => failure.report(style),
+        }
+    }
+}
+
+/// Understands a command line, the program's name first.
+///
+/// # Errors
+/// When it can't be understood, or asks for help only.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Invocation, Stop> {
+    let words: Vec<OsString> = words.into_iter().skip(1).collect();
+    let words = spelling::normalise(words, &|word| Path::new(word).is_dir())?;
+    let line = std::iter::once(OsString::from("rbuild")).chain(words);
+    let line = Line::try_parse_from(line).map_err(stop)?;
+    let Some(command) = line.command else {
+        // Nothing was asked for: what there is to ask for.
+        let help = Line::try_parse_from(["rbuild", "--help"]).err();
+        return Err(help.map_or_else(
+            || Stop::Fail(Failure::user("a command is missing")),
+            Stop::Show,
+        ));
+    };
+    let settings = Settings::new(line.global, environment)?;
+    Ok(Invocation { settings, command })
+}
+
+/// What clap has to say, in our words.
+fn stop(error: clap::Error) -> Stop {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Show(error),
+        _ => Stop::Fail(usage_failure(&error)),
+    }
+}
+
+fn usage_failure(error: &clap::Error) -> Failure {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) if !texts.is_empty() => Some(texts.join(", ")),
+        _ => None,
+    };
+    // clap names an option together with its value: `--file <FILE>`.
+    let name =
+        |kind| text(kind).map(|text| text.split([' ', '=']).next().unwrap_or_default().to_owned());
+    let argument = name(ContextKind::InvalidArg).unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let mut failure = Failure::user(match error.kind() {
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            format!("unknown flag `{argument}`")
+        }
+        ErrorKind::UnknownArgument => format!("unexpected argument `{argument}`"),
+        ErrorKind::InvalidSubcommand => {
+            format!(
+                "unknown command `{}`",
+                text(ContextKind::InvalidSubcommand).unwrap_or_default()
+            )
+        }
+        ErrorKind::InvalidValue if value.is_empty() => format!("`{argument}` needs a value"),
+        ErrorKind::InvalidValue => format!("invalid value `{value}` for `{argument}`"),
+        ErrorKind::ValueValidation => {
+            let reason = error
+                .source()
+                .map(|source| format!(": {source}"))
+                .unwrap_or_default();
+            format!("invalid value `{value}` for `{argument}`{reason}")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!(
+                "{} is missing",
+                text(ContextKind::InvalidArg).unwrap_or_default()
+            )
+        }
+        ErrorKind::NoEquals => format!("the value of `{argument}` is given as `{argument}=VALUE`"),
+        ErrorKind::TooManyValues => format!("`{argument}` takes no value `{value}`"),
+        _ => first_line(error),
+    });
+    let suggestion = name(ContextKind::SuggestedArg)
+        .or_else(|| name(ContextKind::SuggestedSubcommand))
+        .or_else(|| name(ContextKind::SuggestedValue));
+    if let Some(suggestion) = suggestion {
+        failure = failure.hint(format!(
+            "did you mean `{}`?",
+            suggestion.trim_end_matches(',')
+        ));
+    } else if let Some(values) = text(ContextKind::ValidValue) {
+        failure = failure.hint(format!("it is one of {values}"));
+    }
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+        failure = failure.hint(format!(
+            "to build a folder of this name, write `rbuild ./{word}`"
+        ));
+    }
+    failure
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ")
+        .unwrap_or(line)
+        .replace('\'', "`")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, Stop> {
+        let words = std::iter::once("rbuild")
+            .chain(line.split_whitespace())
+            .map(OsString::from);
+        parse(words, &Environment::default())
+    }
+
+    fn failure(line: &str) -> String {
+        match parsed(line) {
+            Err(Stop::Fail(failure)) => failure.render(Style::PLAIN),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_and_a_hint() {
+        for (line, text) in [
+            (
+                "build --flie Dockerfile .",
+                "error: unknown flag `--flie`\nhint: did you mean `--file`?\n",
+            ),
+            (
+                "psuh myapp",
+                "error: unknown command `psuh`\nhint: did you mean `push`?\n\
+                 hint: to build a folder of this name, write `rbuild ./psuh`\n",
+            ),
+            (
+                "build --isolation vm .",
+                "error: invalid value `vm` for `--isolation`\nhint: it is one of auto, root, userns, none\n",
+            ),
+            ("build . --target", "error: `--target` needs a value\n"),
+            ("build a b", "error: unexpected argument `b`\n"),
+            ("tag a", "error: <TARGET> is missing\n"),
+        ] {
+            assert_eq!(failure(line), text);
+        }
+    }
+
+    #[test]
+    fn nothing_asks_for_help() {
+        for line in [
+            "",
+            "--help",
+            "build --help",
+            "-V",
+            "help push",
+            "image --help",
+        ] {
+            assert!(matches!(parsed(line), Err(Stop::Show(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in [
+            "--root /x -vv build .",
+            "build --root /x -v -v .",
+            "-v --root=/x -t a . -v",
+            "-D --root=/x . --debug",
+        ] {
+            let settings = parsed(line).unwrap().settings;
+            assert_eq!(settings.root.as_deref(), Some(Path::new("/x")), "{line}");
+            assert_eq!(settings.verbosity, 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_what_runs_steps_needs_a_launcher() {
+        for (line, needs) in [
+            ("build .", Needs::Steps),
+            ("push a", Needs::Trees),
+            ("pull a", Needs::Nothing),
+            ("tag a b", Needs::Nothing),
+            ("images", Needs::Nothing),
+            ("version", Needs::Nothing),
+        ] {
+            assert_eq!(parsed(line).unwrap().needs(), needs, "{line}");
+        }
+    }
+}

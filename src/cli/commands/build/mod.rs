@@ -1,0 +1,160 @@
+//! `rbuild build`: options to a request, the request to the build, its result to the user.
+
+pub mod stdin;
+
+mod arguments;
+mod docker_flags;
+mod request;
+mod summary;
+mod values;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use self::arguments::{BuildArguments, NetworkChoice};
+use self::request::Prepared;
+use self::stdin::StdinContent;
+use super::Context;
+use crate::build::{BuildRequest, BuildResult, ContextSource, DockerfileSource};
+use crate::cli::error::Failure;
+use crate::cli::output;
+use crate::cli::ui::{Progress, ProgressMode};
+use crate::solver::events::EventSink;
+
+/// Builds an image.
+///
+/// # Errors
+/// Whatever the build failed with, ready to be shown.
+pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Failure> {
+    let mut prepared = request::prepare(arguments, &context.environment)?;
+    if let Some(file) = &prepared.iidfile {
+        // An id of an earlier build must not be taken for this one's.
+        remove(file)?;
+    }
+    let input = Input::open(&mut prepared.request)?;
+    let progress = Progress::start(
+        prepared.progress,
+        &context.environment,
+        &context.stderr,
+        context.interrupt.output_closed(),
+    )?;
+    let result = execute(&prepared.request, input, context, progress.sink()).await;
+    let report = progress.finish();
+    let result = match result {
+        Ok(result) => result,
+        Err(failure) => {
+            if context.interrupt.signal().is_none() {
+                context
+                    .stderr
+                    .write_lines(&report.failed_output(context.style));
+            }
+            return Err(failure);
+        }
+    };
+    if prepared.progress != ProgressMode::Quiet {
+        let outputs = &prepared.request.outputs;
+        let mut text = summary::summary(&result, outputs, report.elapsed(), context.style);
+        if prepared.load {
+            text.push_str("note: `--load` keeps the image in rbuild's own store, not in Docker's or Podman's\n");
+        }
+        context.stderr.write_lines(&text);
+    }
+    deliver(&prepared, &result)
+}
+
+/// Files and standard output, for scripts.
+fn deliver(prepared: &Prepared, result: &BuildResult) -> Result<(), Failure> {
+    let id = result.image_id.to_string();
+    if let Some(file) = &prepared.iidfile {
+        write(file, &id)?;
+    }
+    if let Some(file) = &prepared.metadata_file {
+        write(file, &summary::metadata(result))?;
+    }
+    if prepared.print_id {
+        output::print(&format!("{id}\n"))?;
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(file, text).map_err(|error| {
+        Failure::internal(format!("can't write `{}`", file.display())).caused_by(&error)
+    })
+}
+
+fn remove(file: &Path) -> Result<(), Failure> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::user(format!("can't replace `{}`", file.display())).caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the build reads from standard input, if anything.
+pub struct Input {
+    /// Standard input, from its first byte: the archive of [`ContextSource::Stdin`], or the
+    /// Dockerfile of [`DockerfileSource::Stdin`].
+    pub stdin: Option<Box<dyn io::Read + Send>>,
+    /// An empty folder that stands for the context where there's only a Dockerfile; removed with
+    /// this value.
+    _empty_context: Option<tempfile::TempDir>,
+}
+
+impl Input {
+    /// Looks at standard input where it is the context, and corrects the request where it holds
+    /// a Dockerfile.
+    fn open(request: &mut BuildRequest) -> Result<Self, Failure> {
+        let unreadable =
+            |error: io::Error| Failure::user("can't read standard input").caused_by(&error);
+        if request.dockerfile == DockerfileSource::Stdin {
+            return Ok(Self {
+                stdin: Some(Box::new(io::stdin())),
+                _empty_context: None,
+            });
+        }
+        if request.context != ContextSource::Stdin {
+            return Ok(Self {
+                stdin: None,
+                _empty_context: None,
+            });
+        }
+        match stdin::recognise(io::stdin()).map_err(unreadable)? {
+            StdinContent::Archive(reader) => Ok(Self {
+                stdin: Some(reader),
+                _empty_context: None,
+            }),
+            StdinContent::Dockerfile(_) if request.dockerfile != DockerfileSource::Default => Err(
+                Failure::user("standard input is no tar archive, but `-f` names a file in one")
+                    .hint(
+                        "drop `-f` to build the Dockerfile on standard input, or send an archive",
+                    ),
+            ),
+            StdinContent::Dockerfile(reader) => {
+                let empty = tempfile::tempdir().map_err(|error| {
+                    Failure::internal("can't make an empty folder for the context")
+                        .caused_by(&error)
+                })?;
+                request.context = ContextSource::Directory(empty.path().to_owned());
+                request.dockerfile = DockerfileSource::Stdin;
+                Ok(Self {
+                    stdin: Some(reader),
+                    _empty_context: Some(empty),
+                })
+            }
+        }
+    }
+}
+
+/// Hands the request to the build.
+async fn execute(
+    _request: &BuildRequest,
+    _input: Input,
+    _context: &Context,
+    _events: Arc<dyn EventSink>,
+) -> Result<BuildResult, Failure> {
+    Err(Failure::internal("this version of rbuild can't build yet"))
+}

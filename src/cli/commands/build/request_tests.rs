@@ -1,0 +1,297 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::*;
+use crate::build::NetworkMode;
+use crate::cli::arguments::{Command, Stop, parse};
+
+/// The request that a command line makes.
+fn prepared(line: &str, environment: &[(&str, &str)]) -> Result<Prepared, Failure> {
+    let environment: Environment = environment.iter().copied().collect();
+    let words = std::iter::once("rbuild")
+        .chain(line.split_whitespace())
+        .map(OsString::from);
+    match parse(words, &environment) {
+        Ok(invocation) => match invocation.command {
+            Command::Build(arguments) => prepare(*arguments, &environment),
+            other => panic!("{line}: {other:?}"),
+        },
+        Err(Stop::Fail(failure)) => Err(failure),
+        Err(other) => panic!("{line}: {other:?}"),
+    }
+}
+
+fn message(line: &str) -> String {
+    prepared(line, &[]).expect_err(line).message().to_owned()
+}
+
+fn names(prepared: &Prepared) -> Vec<String> {
+    prepared
+        .request
+        .tags
+        .iter()
+        .map(|tag| tag.familiar())
+        .collect()
+}
+
+#[test]
+fn the_shortest_line() {
+    let prepared = prepared("-t myapp .", &[]).unwrap();
+    let request = &prepared.request;
+    assert_eq!(request.context, ContextSource::Directory(".".into()));
+    assert_eq!(request.dockerfile, DockerfileSource::Default);
+    assert_eq!(names(&prepared), ["myapp:latest"]);
+    assert_eq!(request.outputs, [Output::Store]);
+    assert_eq!(request.network, NetworkMode::Host);
+    assert_eq!(
+        (request.no_cache, request.pull, request.rewrite_timestamp),
+        (false, false, false)
+    );
+    assert_eq!(
+        (
+            &request.target,
+            &request.platform,
+            request.source_date_epoch
+        ),
+        (&None, &None, None)
+    );
+    assert_eq!(prepared.progress, ProgressMode::Auto);
+}
+
+#[test]
+fn lines_seen_in_the_wild() {
+    for (line, tags, outputs) in [
+        ("build .", &[][..], &[Output::Store][..]),
+        (
+            "build --rm -t app:dev -f Cargo.toml .",
+            &["app:dev"],
+            &[Output::Store],
+        ),
+        (
+            "build --force-rm --no-cache --pull -t ghcr.io/o/app:1.0 -t ghcr.io/o/app:latest .",
+            &["ghcr.io/o/app:1.0", "ghcr.io/o/app:latest"],
+            &[Output::Store],
+        ),
+        (
+            "buildx build --push --provenance=false --sbom=false --platform linux/amd64 --tag r.io/a . --load",
+            &["r.io/a:latest"],
+            &[Output::Store, Output::Registry],
+        ),
+        (
+            "image build --compress --network=host --progress=plain --build-arg A=1 --label v=2 -t=app .",
+            &["app:latest"],
+            &[Output::Store],
+        ),
+        (
+            "builder build --builder default -tapp -q .",
+            &["app:latest"],
+            &[Output::Store],
+        ),
+        (
+            "buildx build -o type=oci,dest=out.tar .",
+            &[],
+            &[Output::Oci {
+                dest: "out.tar".into(),
+                tar: true,
+            }],
+        ),
+        (
+            "--target builder --output=type=oci,dest=out,tar=false --load .",
+            &[],
+            &[
+                Output::Oci {
+                    dest: "out".into(),
+                    tar: false,
+                },
+                Output::Store,
+            ],
+        ),
+        (
+            "-t app src --build-arg=HTTP_PROXY --isolation=default",
+            &["app:latest"],
+            &[Output::Store],
+        ),
+    ] {
+        let prepared = prepared(line, &[]).unwrap_or_else(|failure| panic!("{line}: {failure:?}"));
+        assert_eq!(names(&prepared), tags, "{line}");
+        assert_eq!(prepared.request.outputs, outputs, "{line}");
+    }
+}
+
+#[test]
+fn every_option_arrives() {
+    let line = "build -f Cargo.toml --target t --build-arg A=1 --build-arg B --label l=2 \
+                --secret id=s,env=S --no-cache --pull --network none --platform linux/arm64 \
+                --iidfile i --metadata-file m -q src";
+    let prepared = prepared(line, &[("B", "b")]).unwrap();
+    let request = prepared.request;
+    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| (String::from(*name), String::from(*value)))
+            .collect()
+    };
+    assert_eq!(request.context, ContextSource::Directory("src".into()));
+    assert_eq!(
+        request.dockerfile,
+        DockerfileSource::File("Cargo.toml".into())
+    );
+    assert_eq!(request.target.as_deref(), Some("t"));
+    assert_eq!(request.build_args, map(&[("A", "1"), ("B", "b")]));
+    assert_eq!(request.labels, map(&[("l", "2")]));
+    assert_eq!(request.secrets.len(), 1);
+    assert!(request.no_cache && request.pull);
+    assert_eq!(request.network, NetworkMode::None);
+    assert_eq!(
+        request
+            .platform
+            .map(|platform| platform.to_string())
+            .as_deref(),
+        Some("linux/arm64")
+    );
+    assert_eq!(prepared.iidfile, Some("i".into()));
+    assert_eq!(prepared.metadata_file, Some("m".into()));
+    assert!(prepared.print_id);
+}
+
+#[test]
+fn contexts_and_dockerfiles() {
+    let sources = |line: &str| {
+        let request = prepared(line, &[]).unwrap().request;
+        (request.context, request.dockerfile)
+    };
+    let folder = ContextSource::Directory(".".into());
+    assert_eq!(
+        sources("-"),
+        (ContextSource::Stdin, DockerfileSource::Default)
+    );
+    assert_eq!(sources("-f - ."), (folder, DockerfileSource::Stdin));
+    assert_eq!(
+        sources("-f a/Dockerfile -"),
+        (
+            ContextSource::Stdin,
+            DockerfileSource::File("a/Dockerfile".into())
+        )
+    );
+    for (line, expected) in [
+        (
+            "build",
+            "the context is missing: the folder that COPY and ADD read from",
+        ),
+        (
+            "-f - -",
+            "standard input can't be both the context and the Dockerfile",
+        ),
+        ("./Cargo.toml", "the context `./Cargo.toml` is not a folder"),
+        ("./no/such", "can't read the context `./no/such`"),
+        (
+            "https://github.com/a/b.git",
+            "a context from a URL is not supported yet",
+        ),
+        (
+            "-f https://example.com/Dockerfile .",
+            "a Dockerfile from a URL is not supported yet",
+        ),
+    ] {
+        assert_eq!(message(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    for (line, expected) in [
+        ("--push .", "`--push` needs a name that says where to"),
+        (
+            "-q --progress=plain .",
+            "`--quiet` and `--progress=plain` contradict each other",
+        ),
+        (
+            "--progress rawjson .",
+            "rbuild does not support --progress=rawjson yet",
+        ),
+        ("--progress loud .", "invalid value `loud` for `--progress`"),
+        (
+            "--platform linux/amd64,linux/arm64 .",
+            "rbuild does not support several platforms in one build yet",
+        ),
+        (
+            "--platform linux/amd64 --platform linux/arm64 .",
+            "rbuild does not support several platforms in one build yet",
+        ),
+        ("--ssh default .", "rbuild does not support --ssh yet"),
+        (
+            "--network bridge .",
+            "invalid value `bridge` for `--network`",
+        ),
+        (
+            "-o type=oci,dest=a,rewrite-timestamp=true .",
+            "`rewrite-timestamp=true` needs SOURCE_DATE_EPOCH",
+        ),
+        (
+            "-o type=oci,dest=- -q .",
+            "`--quiet` prints the image's id where `--output` writes the image",
+        ),
+        (
+            "-t App .",
+            "invalid image reference `App`: the repository name must be lower-case",
+        ),
+        (
+            "--secret id=a,src=/no/such .",
+            "can't read the secret `a` from `/no/such`",
+        ),
+    ] {
+        assert_eq!(message(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn source_date_epoch_comes_from_an_argument_or_the_environment() {
+    let epoch = |line: &str, environment: &[(&str, &str)]| {
+        let request = prepared(line, environment).unwrap().request;
+        let argument = request.build_args.get("SOURCE_DATE_EPOCH").cloned();
+        (
+            request.source_date_epoch.map(|time| time.seconds()),
+            argument,
+        )
+    };
+    let set = [("SOURCE_DATE_EPOCH", "100")];
+    assert_eq!(epoch(".", &[]), (None, None));
+    assert_eq!(epoch(".", &set), (Some(100), Some("100".into())));
+    assert_eq!(
+        epoch("--build-arg SOURCE_DATE_EPOCH=200 .", &set),
+        (Some(200), Some("200".into()))
+    );
+    assert_eq!(
+        epoch("--build-arg SOURCE_DATE_EPOCH= .", &set),
+        (None, Some(String::new()))
+    );
+    let failure = prepared(".", &[("SOURCE_DATE_EPOCH", "yesterday")]).unwrap_err();
+    assert!(
+        failure
+            .message()
+            .starts_with("invalid SOURCE_DATE_EPOCH `yesterday`")
+    );
+    let line = "-o type=oci,dest=a,rewrite-timestamp=true --load .";
+    assert!(prepared(line, &set).unwrap().request.rewrite_timestamp);
+}
+
+#[test]
+fn the_environment_fills_in() {
+    let of = |line: &str, name: &str, value: &str| prepared(line, &[(name, value)]);
+    let progress = |line: &str, value: &str| of(line, "BUILDKIT_PROGRESS", value).unwrap().progress;
+    assert_eq!(progress(".", "plain"), ProgressMode::Plain);
+    assert_eq!(progress(".", "tty"), ProgressMode::Auto);
+    assert_eq!(progress(".", ""), ProgressMode::Auto);
+    assert_eq!(progress("--progress tty .", "plain"), ProgressMode::Tty);
+    assert_eq!(progress("-q .", "plain"), ProgressMode::Quiet);
+    let platform = |line: &str, value: &str| {
+        let request = of(line, "DOCKER_DEFAULT_PLATFORM", value).unwrap().request;
+        request.platform.map(|platform| platform.to_string())
+    };
+    assert_eq!(platform(".", "linux/arm64").as_deref(), Some("linux/arm64"));
+    assert_eq!(
+        platform("--platform linux/amd64 .", "linux/arm64").as_deref(),
+        Some("linux/amd64")
+    );
+    assert!(of(".", "DOCKER_DEFAULT_PLATFORM", "/").is_err());
+}

@@ -1,0 +1,359 @@
+//! Values of build options that have a syntax of their own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::build::{Output, SecretFrom, SecretSource};
+use crate::cli::csv;
+use crate::cli::environment::Environment;
+use crate::cli::error::Failure;
+use crate::cli::spelling::parse_bool;
+
+/// `--output`: where to, and whether file times are clamped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct OutputValue {
+    pub(super) output: Output,
+    pub(super) rewrite_timestamp: bool,
+}
+
+/// Reads one `--output`.
+pub(super) fn output(text: &str, stdout_is_terminal: bool) -> Result<OutputValue, Failure> {
+    let fields = pairs("--output", text)?;
+    let kind = fields
+        .iter()
+        .find(|(key, _)| key == "type")
+        .map(|(_, value)| value.as_str());
+    match kind {
+        Some("oci") => {}
+        Some(other) => return Err(other_type(other)),
+        None => {
+            return Err(Failure::user(format!(
+                "`--output {text}` is not supported yet: it has no type"
+            ))
+            .hint("write an OCI archive with `--output type=oci,dest=FILE`"));
+        }
+    }
+    let mut dest: Option<String> = None;
+    let mut tar = true;
+    let mut rewrite_timestamp = false;
+    for (key, value) in fields {
+        match key.as_str() {
+            "type" => {}
+            "dest" => dest = Some(value),
+            "tar" => tar = truth("--output", &key, &value)?,
+            "rewrite-timestamp" => rewrite_timestamp = truth("--output", &key, &value)?,
+            // The image is written so anyway.
+            "oci-mediatypes" if parse_bool(&value) == Some(true) => {}
+            "compression" if value == "gzip" => {}
+            "force-compression" if parse_bool(&value) == Some(false) => {}
+            _ => {
+                return Err(Failure::user(format!(
+                    "`{key}={value}` is not supported by `--output type=oci` yet"
+                ))
+                .hint("it takes dest, tar and rewrite-timestamp"));
+            }
+        }
+    }
+    let dest = destination(dest, tar, stdout_is_terminal)?;
+    Ok(OutputValue {
+        output: Output::Oci { dest, tar },
+        rewrite_timestamp,
+    })
+}
+
+fn destination(
+    dest: Option<String>,
+    tar: bool,
+    stdout_is_terminal: bool,
+) -> Result<PathBuf, Failure> {
+    let dest = dest.filter(|dest| !dest.is_empty());
+    if !tar {
+        return match dest {
+            Some(dest) if dest != "-" => Ok(dest.into()),
+            _ => Err(
+                Failure::user("`--output type=oci,tar=false` needs a folder")
+                    .hint("add `dest=FOLDER`"),
+            ),
+        };
+    }
+    let dest = dest.unwrap_or_else(|| "-".to_owned());
+    if dest == "-" && stdout_is_terminal {
+        return Err(Failure::user("an OCI archive is not written to a terminal")
+            .hint("add `dest=FILE`, or redirect standard output"));
+    }
+    Ok(dest.into())
+}
+
+fn other_type(kind: &str) -> Failure {
+    let failure = Failure::user(format!("`--output type={kind}` is not supported yet"));
+    failure.hint(match kind {
+        "registry" => "upload the image with `--push`",
+        "image" => "without `--output` the image goes to rbuild's store; `--push` uploads it",
+        "docker" => {
+            "Docker and Podman take OCI archives: `--output type=oci,dest=FILE`, then `docker load -i FILE`"
+        }
+        _ => "there is `--output type=oci,dest=FILE`; `--push` uploads to a registry",
+    })
+}
+
+/// Reads one `--secret`. A bare `id=ID` is the environment variable of that name where there is
+/// one, else the file.
+pub(super) fn secret(text: &str, environment: &Environment) -> Result<SecretSource, Failure> {
+    let usage = || "use `id=ID,src=FILE` or `id=ID,env=NAME`";
+    let mut kind = None;
+    let (mut id, mut source, mut variable) = (None, None, None);
+    for (key, value) in pairs("--secret", text)? {
+        match key.as_str() {
+            "type" if matches!(value.as_str(), "file" | "env") => kind = Some(value),
+            "type" => {
+                return Err(
+                    Failure::user(format!("`--secret`: there is no type `{value}`"))
+                        .hint("it is file or env"),
+                );
+            }
+            "id" => id = Some(value),
+            "src" | "source" => source = Some(value),
+            "env" => variable = Some(value),
+            _ => {
+                return Err(
+                    Failure::user(format!("`--secret`: there is no key `{key}`")).hint(usage()),
+                );
+            }
+        }
+    }
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Failure::user("`--secret` has no id").hint(usage()))?;
+    let from = match (source, variable) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::user(format!(
+                "`--secret id={id}` has both a file and a variable"
+            ))
+            .hint(usage()));
+        }
+        (None, Some(name)) if kind.as_deref() == Some("file") => {
+            return Err(Failure::user(format!(
+                "`--secret id={id}` has type=file and the variable `{name}`"
+            ))
+            .hint(usage()));
+        }
+        (None, Some(name)) => SecretFrom::Environment(name),
+        (Some(name), None) if kind.as_deref() == Some("env") => SecretFrom::Environment(name),
+        (Some(path), None) => SecretFrom::File(path.into()),
+        (None, None) => match kind.as_deref() {
+            Some("env") => SecretFrom::Environment(id.clone()),
+            Some(_) => SecretFrom::File(id.clone().into()),
+            None if environment.contains(&id) => SecretFrom::Environment(id.clone()),
+            None => SecretFrom::File(id.clone().into()),
+        },
+    };
+    Ok(SecretSource { id, from })
+}
+
+/// `--build-arg`: a name without a value has that of the environment, or isn't set.
+pub(super) fn build_args(
+    texts: &[String],
+    environment: &Environment,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut arguments = BTreeMap::new();
+    for text in texts {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text.as_str(), environment.get_even_empty(text)),
+        };
+        if name.trim().is_empty() {
+            return Err(Failure::user(format!("`--build-arg {text}` has no name"))
+                .hint("use `--build-arg NAME=VALUE`"));
+        }
+        match value {
+            Some(value) => arguments.insert(name.to_owned(), value),
+            // As in Docker, the last word about a name counts.
+            None => arguments.remove(name),
+        };
+    }
+    Ok(arguments)
+}
+
+/// `--label`: a name without a value is a label with an empty one.
+pub(super) fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    texts
+        .iter()
+        .map(|text| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            if name.trim().is_empty() {
+                return Err(Failure::user(format!("`--label {text}` has no name"))
+                    .hint("use `--label NAME=VALUE`"));
+            }
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// `key=value` fields; keys in lower case. Secrets' values are never repeated in errors.
+fn pairs(flag: &str, text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let fields = csv::fields(text)
+        .map_err(|error| Failure::user(format!("`{flag}` is no list of key=value: {error}")))?;
+    fields
+        .into_iter()
+        .map(|field| match field.split_once('=') {
+            Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
+            None if flag == "--output" => Err(Failure::user(format!(
+                "`{flag} {field}` is not supported yet: files are only written as an OCI archive or folder"
+            ))
+            .hint("use `--output type=oci,dest=FILE`")),
+            None => Err(Failure::user(format!("`{flag}`: `{field}` is not key=value"))),
+        })
+        .collect()
+}
+
+fn truth(flag: &str, key: &str, value: &str) -> Result<bool, Failure> {
+    parse_bool(value)
+        .ok_or_else(|| Failure::user(format!("`{flag}`: `{key}` is true or false, not `{value}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oci(dest: &str, tar: bool, rewrite_timestamp: bool) -> OutputValue {
+        OutputValue {
+            output: Output::Oci {
+                dest: dest.into(),
+                tar,
+            },
+            rewrite_timestamp,
+        }
+    }
+
+    #[test]
+    fn outputs() {
+        for (text, expected) in [
+            ("type=oci,dest=a.tar", oci("a.tar", true, false)),
+            ("dest=a.tar,type=oci", oci("a.tar", true, false)),
+            ("type=oci", oci("-", true, false)),
+            ("type=oci,dest=-", oci("-", true, false)),
+            ("type=oci,dest=dir,tar=false", oci("dir", false, false)),
+            ("type=oci,\"dest=a,b.tar\"", oci("a,b.tar", true, false)),
+            (
+                "type=oci,dest=a.tar,rewrite-timestamp=true",
+                oci("a.tar", true, true),
+            ),
+            (
+                "type=oci,dest=a.tar,oci-mediatypes=true,compression=gzip",
+                oci("a.tar", true, false),
+            ),
+        ] {
+            assert_eq!(output(text, false), Ok(expected), "{text}");
+        }
+        for (text, message) in [
+            (
+                "type=docker,dest=a.tar",
+                "`--output type=docker` is not supported yet",
+            ),
+            (
+                "type=local,dest=out",
+                "`--output type=local` is not supported yet",
+            ),
+            (
+                "dest=a.tar",
+                "`--output dest=a.tar` is not supported yet: it has no type",
+            ),
+            (
+                "out",
+                "`--output out` is not supported yet: files are only written as an OCI archive or folder",
+            ),
+            (
+                "type=oci,dest=a,name=x",
+                "`name=x` is not supported by `--output type=oci` yet",
+            ),
+            (
+                "type=oci,dest=a,compression=zstd",
+                "`compression=zstd` is not supported by `--output type=oci` yet",
+            ),
+            (
+                "type=oci,tar=false",
+                "`--output type=oci,tar=false` needs a folder",
+            ),
+            (
+                "type=oci,tar=maybe",
+                "`--output`: `tar` is true or false, not `maybe`",
+            ),
+            (
+                "type=oci,\"dest=a",
+                "`--output` is no list of key=value: a quote is not closed",
+            ),
+        ] {
+            assert_eq!(
+                output(text, false).unwrap_err().message(),
+                message,
+                "{text}"
+            );
+        }
+        assert_eq!(
+            output("type=oci", true).unwrap_err().message(),
+            "an OCI archive is not written to a terminal"
+        );
+    }
+
+    #[test]
+    fn secrets() {
+        let environment = Environment::from_iter([("TOKEN", "x")]);
+        let file = |path: &str| SecretFrom::File(path.into());
+        let variable = |name: &str| SecretFrom::Environment(name.to_owned());
+        for (text, id, from) in [
+            ("id=a,src=f", "a", file("f")),
+            ("id=a,source=f", "a", file("f")),
+            ("type=file,id=a,src=f", "a", file("f")),
+            ("id=a,env=V", "a", variable("V")),
+            ("type=env,id=a", "a", variable("a")),
+            ("type=env,id=a,src=V", "a", variable("V")),
+            ("id=TOKEN", "TOKEN", variable("TOKEN")),
+            ("id=token.txt", "token.txt", file("token.txt")),
+            ("type=file,id=TOKEN", "TOKEN", file("TOKEN")),
+            ("ID=a,SRC=f", "a", file("f")),
+            ("id=a,\"src=a,b\"", "a", file("a,b")),
+        ] {
+            let expected = SecretSource {
+                id: id.to_owned(),
+                from,
+            };
+            assert_eq!(secret(text, &environment), Ok(expected), "{text}");
+        }
+        for (text, message) in [
+            ("src=f", "`--secret` has no id"),
+            ("id=,src=f", "`--secret` has no id"),
+            ("id=a,type=vault", "`--secret`: there is no type `vault`"),
+            ("id=a,value=x", "`--secret`: there is no key `value`"),
+            ("a", "`--secret`: `a` is not key=value"),
+            (
+                "id=a,src=f,env=V",
+                "`--secret id=a` has both a file and a variable",
+            ),
+        ] {
+            assert_eq!(
+                secret(text, &environment).unwrap_err().message(),
+                message,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_and_labels() {
+        let environment = Environment::from_iter([("FROM_ENV", "e"), ("EMPTY", "")]);
+        let texts = ["A=1", "B=x=y", "FROM_ENV", "EMPTY", "NOT_SET", "A=2"].map(str::to_owned);
+        let expected = [("A", "2"), ("B", "x=y"), ("EMPTY", ""), ("FROM_ENV", "e")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            build_args(&texts, &environment),
+            Ok(BTreeMap::from(expected))
+        );
+        assert!(build_args(&["=x".to_owned()], &environment).is_err());
+
+        let texts = ["a=1", "b", "c="].map(str::to_owned);
+        let expected = [("a", "1"), ("b", ""), ("c", "")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(labels(&texts), Ok(BTreeMap::from(expected)));
+        assert!(labels(&["=x".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! `rbuild push`.
+
+use clap::Args;
+
+use super::{Context, parse_reference};
+use crate::cli::error::Failure;
+use crate::cli::output;
+use crate::digest::BlobDigest;
+use crate::reference::Reference;
+
+/// Options of `rbuild push`.
+#[derive(Args, Debug)]
+pub struct PushArguments {
+    /// The image's name, which says where it goes: [HOST/]NAME[:TAG]
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Print nothing but the name
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// What a push has left in the registry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pushed {
+    /// Digest of the manifest.
+    pub manifest: BlobDigest,
+    /// The manifest's size in bytes.
+    pub size: u64,
+}
+
+/// Uploads an image to the registry of its name.
+///
+/// # Errors
+/// When there's no such image or the registry refuses it.
+pub async fn run(arguments: PushArguments, context: &Context) -> Result<(), Failure> {
+    let reference = parse_reference(&arguments.name)?;
+    if reference.digest().is_some() {
+        return Err(Failure::user(format!(
+            "can't push `{}`: a push needs a tag, not a digest",
+            arguments.name
+        ))
+        .hint("leave `@sha256:…` out"));
+    }
+    let pushed = push(&reference, arguments.quiet, context).await?;
+    output::print(&result_line(&reference, &pushed, arguments.quiet))
+}
+
+/// Uploads the image that has this name in the store.
+async fn push(_reference: &Reference, _quiet: bool, _context: &Context) -> Result<Pushed, Failure> {
+    Err(Failure::internal("this version of rbuild can't push yet"))
+}
+
+/// The line that `docker push` ends with, which scripts read.
+fn result_line(reference: &Reference, pushed: &Pushed, quiet: bool) -> String {
+    if quiet {
+        format!("{reference}\n")
+    } else {
+        let tag = reference.tag().unwrap_or("latest");
+        format!("{tag}: digest: {} size: {}\n", pushed.manifest, pushed.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn the_result_is_what_docker_prints() {
+        let reference = "localhost:5000/app:v1".parse().unwrap();
+        let pushed = Pushed {
+            manifest: BlobDigest(Digest::of(b"")),
+            size: 528,
+        };
+        assert_eq!(
+            result_line(&reference, &pushed, false),
+            format!("v1: digest: {} size: 528\n", Digest::of(b""))
+        );
+        assert_eq!(
+            result_line(&reference, &pushed, true),
+            "localhost:5000/app:v1\n"
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! What the user sees when something fails, and the exit code that scripts see.
+//!
+//! Every failure of every room ends as one [`Failure`]: a one-line message, what caused it, the
+//! place in the Dockerfile where there is one, what to do about it, and a kind that decides the
+//! exit code:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | success |
+//! | 1 | a step of the build failed |
+//! | 2 | the user's input can't be used: flags, Dockerfile, context |
+//! | 3 | a registry or the network failed |
+//! | 4 | the store, the disk, the kernel or rbuild itself failed |
+//! | 129, 130, 141, 143 | ended by SIGHUP, SIGINT, SIGPIPE, SIGTERM |
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use super::ui::style::Style;
+use super::ui::terminal::neutralise_text;
+
+/// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
+pub const SIGPIPE: u8 = 13;
+
+/// Which side a failure is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// A step of the build failed.
+    Step,
+    /// The user's input can't be used.
+    User,
+    /// A registry or the network failed.
+    Registry,
+    /// The store, the disk, the kernel or rbuild itself failed.
+    Internal,
+    /// A signal of this number ended the command.
+    Signal(u8),
+}
+
+impl ErrorKind {
+    /// The exit code of the process.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Step => 1,
+            Self::User => 2,
+            Self::Registry => 3,
+            Self::Internal => 4,
+            Self::Signal(number) => 128_u8.saturating_add(number),
+        }
+    }
+}
+
+/// A failure as the user sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    kind: ErrorKind,
+    message: String,
+    causes: Vec<String>,
+    excerpts: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with its one-line message: lower-case, no full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            excerpts: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// A failure of the user's input.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::User, message)
+    }
+
+    /// A failure of the store, the disk, the kernel or rbuild itself.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// The command was ended by a signal.
+    pub fn signal(number: u8) -> Self {
+        let message = match number {
+            1 => "the terminal went away",
+            2 => "interrupted",
+            15 => "terminated",
+            _ => "ended by a signal",
+        };
+        Self::new(ErrorKind::Signal(number), message)
+    }
+
+    /// A failure from an error of a room below: its message, and its sources as causes.
+    pub fn from_error(kind: ErrorKind, error: &(dyn Error + 'static)) -> Self {
+        Self::new(kind, error.to_string()).caused_by_chain(error.source())
+    }
+
+    /// Adds one thing to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Adds a piece of source text with its caret, or other preformatted lines, shown as they are.
+    #[must_use]
+    pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
+        self.excerpts.push(excerpt.into());
+        self
+    }
+
+    /// Adds an error and its sources as causes. A cause that the text before it ends with
+    /// already is left out: many errors print their source themselves.
+    #[must_use]
+    pub fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        self.caused_by_chain(Some(error))
+    }
+
+    fn caused_by_chain(mut self, mut next: Option<&(dyn Error + 'static)>) -> Self {
+        while let Some(error) = next {
+            let text = error.to_string();
+            let before = self.causes.last().unwrap_or(&self.message);
+            if !before.ends_with(&text) {
+                self.causes.push(text);
+            }
+            next = error.source();
+        }
+        self
+    }
+
+    /// Which side it is on.
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The one-line message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
+    /// The whole text for standard error, each line ended. Messages may quote a Dockerfile, a
+    /// registry or a path: control characters in them never reach the terminal.
+    pub fn render(&self, style: Style) -> String {
+        let mut text = String::new();
+        for excerpt in &self.excerpts {
+            for line in excerpt.lines() {
+                let _ = writeln!(text, "{}", neutralise_text(line));
+            }
+        }
+        let _ = writeln!(
+            text,
+            "{} {}",
+            style.error("error:"),
+            one_line(&self.message)
+        );
+        for cause in &self.causes {
+            let _ = writeln!(text, "  caused by: {}", one_line(cause));
+        }
+        for hint in &self.hints {
+            let _ = writeln!(text, "{} {}", style.hint("hint:"), one_line(hint));
+        }
+        text
+    }
+
+    /// Writes the failure to standard error and gives the exit code. A closed standard error is
+    /// no further failure. A reader of our output that has gone is told nothing.
+    pub fn report(&self, style: Style) -> ExitCode {
+        if self.kind != ErrorKind::Signal(SIGPIPE) {
+            let _ = io::stderr().write_all(self.render(style).as_bytes());
+        }
+        ExitCode::from(self.kind.exit_code())
+    }
+}
+
+/// Text on one line: line breaks become spaces, control characters vanish.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    neutralise_text(&words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("can't open `{path}`")]
+    struct Open {
+        path: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn exit_codes_tell_the_sides_apart() {
+        let codes = [
+            ErrorKind::Step,
+            ErrorKind::User,
+            ErrorKind::Registry,
+            ErrorKind::Internal,
+            ErrorKind::Signal(1),
+            ErrorKind::Signal(2),
+            ErrorKind::Signal(13),
+            ErrorKind::Signal(15),
+        ]
+        .map(ErrorKind::exit_code);
+        assert_eq!(codes, [1, 2, 3, 4, 129, 130, 141, 143]);
+    }
+
+    #[test]
+    fn a_failure_shows_place_message_causes_and_hints() {
+        let error = Open {
+            path: "/x",
+            source: io::Error::from(io::ErrorKind::PermissionDenied),
+        };
+        let failure = Failure::from_error(ErrorKind::Internal, &error)
+            .excerpt(" --> Dockerfile:2\n  |\n2 | RUNN make\n  | ^^^^")
+            .hint("check its owner");
+        assert_eq!(
+            failure.render(Style::PLAIN),
+            " --> Dockerfile:2\n  |\n2 | RUNN make\n  | ^^^^\n\
+             error: can't open `/x`\n  caused by: permission denied\nhint: check its owner\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_said_already_is_not_repeated() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("can't read the store: {0}")]
+        struct Said(#[source] io::Error);
+        let failure =
+            Failure::from_error(ErrorKind::Internal, &Said(io::Error::other("disk on fire")));
+        assert_eq!(
+            failure.render(Style::PLAIN),
+            "error: can't read the store: disk on fire\n"
+        );
+    }
+
+    #[test]
+    fn a_message_from_outside_can_not_drive_the_terminal() {
+        let failure =
+            Failure::user("unknown instruction `\x1b]0;owned\x07\x1b[2JFOO`\nsecond line");
+        assert_eq!(
+            failure.render(Style::PLAIN),
+            "error: unknown instruction `FOO` second line\n"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! Settings that every command shares: global options, then the environment.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::environment::Environment;
+use super::error::Failure;
+
+/// How RUN steps are kept apart from the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum IsolationChoice {
+    /// The strongest that works here
+    #[default]
+    #[value(alias = "default")]
+    Auto,
+    /// Namespaces, made with root's privileges
+    Root,
+    /// A user namespace and a range of subordinate ids
+    Userns,
+    /// No RUN steps; everything else works anywhere
+    None,
+}
+
+/// Options that every command takes.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArguments {
+    /// Where images, layers and the build cache are kept [env: RBUILD_ROOT]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    /// Say more: -v decisions, -vv details, -vvv everything [env: RBUILD_LOG takes a filter]
+    #[arg(short, long, alias = "debug", short_alias = 'D', global = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// How RUN steps are isolated: auto, root, userns, none [env: RBUILD_ISOLATION]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        value_enum,
+        hide_possible_values = true
+    )]
+    isolation: Option<IsolationChoice>,
+
+    /// Ask this registry for docker.io's images first; may be repeated [env: RBUILD_REGISTRY_MIRROR]
+    #[arg(long, global = true, value_name = "URL")]
+    registry_mirror: Vec<String>,
+
+    /// Speak plain HTTP with this registry where it has no HTTPS, and don't check its certificate; may be repeated
+    #[arg(long, global = true, value_name = "HOST")]
+    insecure_registry: Vec<String>,
+}
+
+/// Settings that every command shares.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// The store's folder, where it was said.
+    pub root: Option<PathBuf>,
+    /// How often `-v` was given.
+    pub verbosity: u8,
+    /// `--isolation`.
+    pub isolation: IsolationChoice,
+    /// Mirrors of `docker.io`, to be asked in this order.
+    pub mirrors: Vec<String>,
+    /// Registries that may be spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+}
+
+impl Settings {
+    /// What the options say, else what the environment says.
+    ///
+    /// # Errors
+    /// When a variable holds something that its option would not take.
+    pub(super) fn new(
+        arguments: GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        let isolation = match arguments.isolation {
+            Some(isolation) => isolation,
+            None => match environment.get("RBUILD_ISOLATION") {
+                Some(value) => IsolationChoice::from_str(&value, true).map_err(|_| {
+                    Failure::user(format!("invalid value `{value}` in RBUILD_ISOLATION"))
+                        .hint("use one of auto, root, userns, none")
+                })?,
+                None => IsolationChoice::default(),
+            },
+        };
+        let mirrors = if arguments.registry_mirror.is_empty() {
+            environment
+                .get("RBUILD_REGISTRY_MIRROR")
+                .unwrap_or_default()
+                .split([',', ' '])
+                .filter(|mirror| !mirror.is_empty())
+                .map(str::to_owned)
+                .collect()
+        } else {
+            arguments.registry_mirror
+        };
+        Ok(Self {
+            root: arguments
+                .root
+                .or_else(|| environment.get_os("RBUILD_ROOT").map(PathBuf::from)),
+            verbosity: arguments.verbose,
+            isolation,
+            mirrors,
+            insecure_registries: arguments.insecure_registry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_win_over_the_environment() {
+        let environment = Environment::from_iter([
+            ("RBUILD_ROOT", "/env"),
+            ("RBUILD_ISOLATION", "userns"),
+            ("RBUILD_REGISTRY_MIRROR", "http://a:5000,https://b"),
+        ]);
+        let from_environment = Settings::new(GlobalArguments::default(), &environment).unwrap();
+        assert_eq!(
+            from_environment,
+            Settings {
+                root: Some("/env".into()),
+                verbosity: 0,
+                isolation: IsolationChoice::Userns,
+                mirrors: vec!["http://a:5000".into(), "https://b".into()],
+                insecure_registries: vec![],
+            }
+        );
+        let arguments = GlobalArguments {
+            root: Some("/flag".into()),
+            isolation: Some(IsolationChoice::Root),
+            registry_mirror: vec!["http://c".into()],
+            ..GlobalArguments::default()
+        };
+        let from_options = Settings::new(arguments, &environment).unwrap();
+        assert_eq!(from_options.root, Some("/flag".into()));
+        assert_eq!(from_options.isolation, IsolationChoice::Root);
+        assert_eq!(from_options.mirrors, ["http://c"]);
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        let environment = Environment::from_iter([("RBUILD_ISOLATION", "vm")]);
+        let failure = Settings::new(GlobalArguments::default(), &environment).unwrap_err();
+        assert_eq!(failure.message(), "invalid value `vm` in RBUILD_ISOLATION");
+    }
+}

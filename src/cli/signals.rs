@@ -1,0 +1,129 @@
+//! Signals: the first one stops the work in order, a second interrupt ends the process at once.
+//!
+//! A signal that is ignored when rbuild starts (`nohup`, a shell's background job) stays ignored.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Failure, SIGPIPE};
+
+const SIGHUP: u8 = 1;
+const SIGINT: u8 = 2;
+const SIGTERM: u8 = 15;
+
+/// Tells that the user or the system wants the command to end.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt {
+    token: CancellationToken,
+    output_closed: CancellationToken,
+    signal: Arc<AtomicU8>,
+}
+
+impl Interrupt {
+    /// Begins to watch for SIGINT, SIGTERM and SIGHUP. To be called inside the runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses to install a handler.
+    pub fn watch() -> Result<Self, Failure> {
+        let interrupt = Self::default();
+        let ignored = ignored_signals();
+        for (number, kind) in [
+            (SIGHUP, SignalKind::hangup()),
+            (SIGINT, SignalKind::interrupt()),
+            (SIGTERM, SignalKind::terminate()),
+        ] {
+            if ignored & (1 << (number - 1)) == 0 {
+                let arriving = signal(kind).map_err(|error| {
+                    Failure::internal("can't watch for signals").caused_by(&error)
+                })?;
+                tokio::spawn(interrupt.clone().serve(number, arriving));
+            }
+        }
+        let closed = interrupt.clone();
+        tokio::spawn(async move {
+            closed.output_closed.cancelled().await;
+            closed.stop(SIGPIPE);
+        });
+        Ok(interrupt)
+    }
+
+    async fn serve(self, number: u8, mut arriving: Signal) {
+        while arriving.recv().await.is_some() {
+            if self.token.is_cancelled() && number == SIGINT {
+                // Sandboxes end by themselves when this process is gone.
+                std::process::exit(i32::from(128 + number));
+            }
+            self.stop(number);
+        }
+    }
+
+    /// The first reason stands.
+    fn stop(&self, number: u8) {
+        let _ = self
+            .signal
+            .compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
+        self.token.cancel();
+    }
+
+    /// Cancelled when the command is to end. What runs watches it and returns soon.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// To be cancelled by whoever finds that nobody reads our output any more.
+    pub fn output_closed(&self) -> CancellationToken {
+        self.output_closed.clone()
+    }
+
+    /// The number of the signal that came first, if one came.
+    pub fn signal(&self) -> Option<u8> {
+        Some(self.signal.load(Ordering::Relaxed)).filter(|number| *number != 0)
+    }
+}
+
+/// The signals that this process ignores, as a mask; none where the kernel doesn't say.
+fn ignored_signals() -> u64 {
+    fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_in(&status))
+}
+
+fn ignored_in(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status_file() {
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\nSigCgt:\t00\n";
+        assert_eq!(ignored_in(status), 0x1003);
+        assert_eq!(ignored_in("nothing"), 0);
+    }
+
+    #[tokio::test]
+    async fn the_first_signal_decides() {
+        let interrupt = Interrupt::default();
+        assert_eq!(interrupt.signal(), None);
+        interrupt.stop(SIGTERM);
+        interrupt.stop(SIGINT);
+        assert_eq!(interrupt.signal(), Some(SIGTERM));
+        assert!(interrupt.token().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_closed_output_ends_the_command() {
+        let interrupt = Interrupt::watch().expect("handlers");
+        interrupt.output_closed().cancel();
+        interrupt.token().cancelled().await;
+        assert_eq!(interrupt.signal(), Some(SIGPIPE));
+    }
+}

@@ -1,0 +1,261 @@
+//! Docker's ways of writing a command line, brought into one form before clap reads it.
+//!
+//! - `rbuild -t app .` means `rbuild build -t app .`;
+//! - `rbuild buildx build`, `image build`, `builder build` mean `build`, `image ls` means `images`;
+//! - global options before the command mean the same behind it;
+//! - `--no-cache=true` means `--no-cache`, `--no-cache=false` takes it back.
+//!
+//! Words are compared, nothing is opened; whether a word is a folder is asked of the caller.
+
+use std::ffi::{OsStr, OsString};
+
+use super::error::Failure;
+
+const COMMANDS: [&str; 7] = ["build", "push", "pull", "tag", "images", "version", "help"];
+/// Global options that take their value as the next word.
+const GLOBAL_WITH_VALUE: [&str; 4] = [
+    "--root",
+    "--isolation",
+    "--registry-mirror",
+    "--insecure-registry",
+];
+/// Options without a value that Docker also takes with `=true` and `=false`.
+const SWITCHES: [&str; 6] = [
+    "--no-cache",
+    "--pull",
+    "--push",
+    "--load",
+    "--quiet",
+    "--verbose",
+];
+
+/// What a command group of Docker has that rbuild has too.
+const GROUPS: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "buildx",
+        &[("build", "build"), ("b", "build"), ("version", "version")],
+    ),
+    ("builder", &[("build", "build")]),
+    (
+        "image",
+        &[
+            ("build", "build"),
+            ("ls", "images"),
+            ("list", "images"),
+            ("push", "push"),
+            ("pull", "pull"),
+            ("tag", "tag"),
+        ],
+    ),
+];
+
+/// Brings the words behind the program's name into the form that clap knows.
+pub(super) fn normalise(
+    words: Vec<OsString>,
+    is_directory: &dyn Fn(&OsStr) -> bool,
+) -> Result<Vec<OsString>, Failure> {
+    let mut words = insert_command(words, is_directory)?;
+    // clap would let an option behind the command replace the same one before it; `-v` counts
+    // and `--registry-mirror` gathers wherever they stand.
+    if let Some(at) = first_word(&words)
+        && COMMANDS
+            .iter()
+            .any(|command| words[at] == *command && *command != "help")
+    {
+        words[..=at].rotate_right(1);
+    }
+    switches(words)
+}
+
+fn insert_command(
+    mut words: Vec<OsString>,
+    is_directory: &dyn Fn(&OsStr) -> bool,
+) -> Result<Vec<OsString>, Failure> {
+    let Some(at) = first_word(&words) else {
+        return Ok(words);
+    };
+    let first = words[at].clone();
+    let text = first.to_string_lossy();
+    if let Some((group, members)) = GROUPS.iter().find(|(group, _)| *group == text)
+        && !is_path(&text)
+    {
+        return replace_group(words, at, group, members);
+    }
+    if matches!(&*text, "-h" | "--help" | "-V" | "--version") || COMMANDS.contains(&&*text) {
+        return Ok(words);
+    }
+    if text.starts_with('-') || is_path(&text) || is_directory(&first) {
+        words.insert(at, "build".into());
+    }
+    Ok(words)
+}
+
+/// The place of the first word that is neither a global option nor its value.
+fn first_word(words: &[OsString]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        let word = word.to_string_lossy();
+        let counted = word.strip_prefix('-').is_some_and(|letters| {
+            !letters.is_empty() && letters.bytes().all(|b| matches!(b, b'v' | b'D'))
+        });
+        let joined = word
+            .split_once('=')
+            .is_some_and(|(name, _)| GLOBAL_WITH_VALUE.contains(&name));
+        if GLOBAL_WITH_VALUE.contains(&&*word) {
+            at += 2;
+        } else if counted || joined || word == "--verbose" || word == "--debug" {
+            at += 1;
+        } else {
+            return Some(at);
+        }
+    }
+    None
+}
+
+fn is_path(word: &str) -> bool {
+    word.contains('/') || word.starts_with('.') || word.contains("://")
+}
+
+fn replace_group(
+    mut words: Vec<OsString>,
+    at: usize,
+    group: &str,
+    members: &[(&str, &str)],
+) -> Result<Vec<OsString>, Failure> {
+    let offered = || {
+        let names: Vec<String> = members
+            .iter()
+            .map(|(name, _)| format!("`rbuild {group} {name}`"))
+            .collect();
+        format!("there are {}", names.join(", "))
+    };
+    let Some(second) = words
+        .get(at + 1)
+        .map(|word| word.to_string_lossy().into_owned())
+    else {
+        return Err(Failure::user(format!("`rbuild {group}` needs a command")).hint(offered()));
+    };
+    let found = members.iter().find(|(name, _)| *name == second);
+    if let Some((_, command)) = found {
+        words.splice(at..at + 2, [OsString::from(command)]);
+        return Ok(words);
+    }
+    if matches!(second.as_str(), "-h" | "--help") {
+        words.splice(at..at + 2, [OsString::from("--help")]);
+        return Ok(words);
+    }
+    Err(Failure::user(format!("rbuild has no command `{group} {second}`")).hint(offered()))
+}
+
+fn switches(words: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+    let mut out: Vec<OsString> = Vec::with_capacity(words.len());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            out.push(word);
+            out.extend(words);
+            break;
+        }
+        let switch = word.to_str().and_then(|text| {
+            let (name, value) = text.split_once('=')?;
+            SWITCHES
+                .contains(&name)
+                .then(|| (name.to_owned(), value.to_owned()))
+        });
+        match switch {
+            None => out.push(word),
+            Some((name, value)) => match parse_bool(&value) {
+                Some(true) => out.push(name.into()),
+                Some(false) => out.retain(|word| *word != *name),
+                None => {
+                    return Err(
+                        Failure::user(format!("invalid value `{value}` for `{name}`"))
+                            .hint("it is true or false"),
+                    );
+                }
+            },
+        }
+    }
+    Ok(out)
+}
+
+/// The truth values that Docker's options take.
+pub(super) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normalised(line: &str) -> Result<String, Failure> {
+        let words = line.split_whitespace().map(OsString::from).collect();
+        let words = normalise(words, &|word| word == "app")?;
+        Ok(words
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" "))
+    }
+
+    #[test]
+    fn every_spelling_becomes_one() {
+        for (line, expected) in [
+            ("", ""),
+            ("--help", "--help"),
+            ("-V", "-V"),
+            ("build .", "build ."),
+            (".", "build ."),
+            ("-", "build -"),
+            ("app", "build app"),
+            ("./push", "build ./push"),
+            (
+                "https://example.com/x.git",
+                "build https://example.com/x.git",
+            ),
+            ("-t myapp .", "build -t myapp ."),
+            ("--tag=myapp .", "build --tag=myapp ."),
+            ("--root /x -t a .", "build --root /x -t a ."),
+            ("--root=/x push a", "push --root=/x a"),
+            ("--root build .", "build --root build ."),
+            ("-v -vv --verbose build .", "build -v -vv --verbose ."),
+            ("-vt a .", "build -vt a ."),
+            ("buildx build -t a .", "build -t a ."),
+            ("buildx b .", "build ."),
+            ("image build .", "build ."),
+            ("builder build .", "build ."),
+            ("image ls -q", "images -q"),
+            ("image --help", "--help"),
+            ("-v image push a", "push -v a"),
+            // Not a folder, not a path: clap says that there's no such command.
+            ("biuld .", "biuld ."),
+            (
+                "build --no-cache=true --pull=1 .",
+                "build --no-cache --pull .",
+            ),
+            ("build --no-cache --no-cache=false .", "build ."),
+            ("build -- --no-cache=true", "build -- --no-cache=true"),
+            ("build --rm=true .", "build --rm=true ."),
+        ] {
+            assert_eq!(normalised(line).as_deref(), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_group_does_not_have_is_an_error() {
+        for (line, message) in [
+            ("buildx bake", "rbuild has no command `buildx bake`"),
+            ("image", "`rbuild image` needs a command"),
+            (
+                "build --pull=always .",
+                "invalid value `always` for `--pull`",
+            ),
+        ] {
+            assert_eq!(normalised(line).unwrap_err().message(), message);
+        }
+    }
+}
