@@ -142,13 +142,18 @@ impl ContextDigests {
 
     /// Writes changed records to the store. A store that can't take them is no reason to fail.
     pub(super) fn save(&self) {
+        let mut records = Vec::new();
         for directory in self.directories().values_mut().filter(|directory| directory.changed) {
             directory.changed = false;
-            if let Ok(bytes) = postcard::to_stdvec(&directory.kept)
-                && let Err(error) = self.store.put_directory_digests(directory.id.0, directory.id.1, &bytes)
-            {
-                tracing::debug!(%error, "file digests not kept");
+            if let Ok(bytes) = postcard::to_stdvec(&directory.kept) {
+                records.push((directory.id.0, directory.id.1, bytes));
             }
+        }
+        if records.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.put_directory_digests(&records) {
+            tracing::debug!(%error, "file digests not kept");
         }
     }
 }

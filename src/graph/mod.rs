@@ -13,6 +13,7 @@ use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
 use crate::image::config::ImageConfig;
 use crate::platform::Platform;
+use crate::store::LayerId;
 
 mod arguments;
 pub mod environment;
@@ -218,6 +219,8 @@ pub struct BaseLayer {
     /// The blob that holds it, as the manifest lists it; `None` when the store has it in
     /// another shape (an image that was built here).
     pub blob: Option<LayerBlob>,
+    /// The layer in the store, for an image that was built here.
+    pub stored: Option<LayerId>,
 }
 
 /// A layer's blob, as a manifest lists it.

@@ -274,8 +274,8 @@ impl Materializer {
         self.fetcher.fetch(&blobs)
     }
 
-    fn lock(&self, layer: LayerId) -> Result<crate::fs::lock::Lock, SnapshotError> {
-        let key = CacheKeyBuilder::new("layer shape").number(layer.number()).finish();
+    fn lock(&self, layer: LayerId) -> Result<crate::store::Lock, SnapshotError> {
+        let key = CacheKeyBuilder::new("layer shape").field(layer.to_string().as_bytes()).finish();
         Ok(self.store.lock(&key)?)
     }
 
@@ -285,7 +285,7 @@ impl Materializer {
 
     fn required_diff_id(&self, layer: LayerId) -> Result<DiffId, SnapshotError> {
         self.diff_id(layer)?.ok_or_else(|| SnapshotError::Missing {
-            layer: format!("#{}", layer.number()),
+            layer: layer.to_string(),
         })
     }
 

@@ -71,6 +71,14 @@ impl Cancel {
         }
     }
 
+    /// Ends when the build is stopped.
+    pub async fn canceled(&self) {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let _action = self.on_cancel(move || drop(sender));
+        // The sender is dropped, never used.
+        let _: Result<(), _> = receiver.await;
+    }
+
     fn actions(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Action)>> {
         self.0.actions.lock().unwrap_or_else(PoisonError::into_inner)
     }

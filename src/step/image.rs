@@ -14,9 +14,10 @@ impl StepContext {
         for base in &image.layers {
             diff_ids.push(base.diff_id);
             let Some(chain_id) = ChainId::of(&diff_ids) else { continue };
-            let layer = match self.store().layer_by_chain(&chain_id)? {
-                Some(layer) => layer.id,
-                None => self.new_base_layer(base.diff_id, chain_id)?,
+            let layer = match (base.stored, self.store().layer_by_chain(&chain_id)?) {
+                (Some(layer), _) => layer,
+                (None, Some(layer)) => layer.id,
+                (None, None) => self.new_base_layer(base.diff_id, chain_id)?,
             };
             if let Some(blob) = &base.blob {
                 self.store().add_compressed_blob(
@@ -53,7 +54,7 @@ impl StepContext {
     }
 
     fn new_base_layer(&self, diff_id: DiffId, chain_id: ChainId) -> Result<LayerId, StepError> {
-        Ok(self.store().create_layer(&NewLayer {
+        Ok(self.store().create_layer(NewLayer {
             diff_id: Some(diff_id),
             chain_id: Some(chain_id),
             ..NewLayer::default()

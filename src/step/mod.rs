@@ -17,7 +17,7 @@ mod workdir;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::digest::{CacheKey, CacheKeyBuilder};
+use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
 use crate::fs::Root;
 use crate::graph::{FileSystem, Graph, Operation, VertexIndex};
 use crate::layer::view::View;
@@ -228,8 +228,9 @@ impl StepContext {
             .into_inner()
             .map_err(|error| SnapshotError::io("writing a layer")(error.into_error()))?;
         let (digest, size) = writer.commit(None)?;
-        let layer = self.store().create_layer(&NewLayer {
-            diff_id: Some(crate::digest::DiffId(digest.0)),
+        let layer = self.store().create_layer(NewLayer {
+            diff_id: Some(DiffId(digest.0)),
+            plain_blob: Some(digest),
             size: Some(size),
             ..NewLayer::default()
         })?;

@@ -393,13 +393,14 @@ impl StepContext {
             },
         }
         let folder = self.store().cache_mount(&hash(copy), self.materializer.form())?;
-        if folder.is_new {
-            let ids = (Some(*uid), Some(*gid));
-            std::os::unix::fs::chown(&folder.path, ids.0, ids.1).map_err(failed("making a cache mount"))?;
+        let what = "making a cache mount";
+        let is_empty = std::fs::read_dir(&folder).map_err(failed(what))?.next().is_none();
+        if is_empty {
+            std::os::unix::fs::chown(&folder, Some(*uid), Some(*gid)).map_err(failed(what))?;
             let permissions = std::fs::Permissions::from_mode(*mode);
-            std::fs::set_permissions(&folder.path, permissions).map_err(failed("making a cache mount"))?;
+            std::fs::set_permissions(&folder, permissions).map_err(failed(what))?;
         }
-        Ok(folder.path)
+        Ok(folder)
     }
 
     fn spec(
@@ -527,7 +528,7 @@ impl StepContext {
         })
         .map_err(RunError::Changes)?;
         let index = points.prune(index);
-        let layer = self.store().create_layer(&NewLayer::default())?;
+        let layer = self.store().create_layer(NewLayer::default())?;
         self.store().put_index(layer, &index)?;
         upper.commit(layer)?;
         self.finished(key, parent, layer)

@@ -1,0 +1,257 @@
+//! What the names of base images mean: an image of the store, or one of a registry.
+//!
+//! An image of the store of the right platform is taken without asking anybody, unless the user
+//! wants `--pull`. A name that a registry has answered before costs one HEAD; when the registry
+//! can't be reached, its last answer serves, with a warning.
+
+use crate::digest::{BlobDigest, CacheKey, CacheKeyBuilder, ImageId};
+use crate::graph::{BaseImage, BaseLayer, LayerBlob};
+use crate::graph::plan::ImageKey;
+use crate::image::ImageError;
+use crate::image::config::{CONFIG_LIMIT, ImageConfig};
+use crate::image::manifest::{Descriptor, Document, MANIFEST_LIMIT, ParsedManifest};
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::registry::{Client, RegistryError};
+use crate::solver::events::{Event, EventSink};
+use crate::store::{ImageRecord, RemoteRecord, Store, StoreError};
+use crate::time::Timestamp;
+
+/// Why a base image can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A name that can't be one.
+    #[error("failed to parse stage name `{name}`: {source}")]
+    Name {
+        /// As written.
+        name: String,
+        /// Why.
+        #[source]
+        source: crate::reference::InvalidReference,
+    },
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The image's own documents are bad.
+    #[error("image `{name}`: {source}")]
+    Image {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: ImageError,
+    },
+    /// Config and manifest don't agree.
+    #[error("image `{name}` has {layers} layers in its manifest and {diff_ids} in its config")]
+    LayerCount {
+        /// Its name.
+        name: String,
+        /// Layers of the manifest.
+        layers: usize,
+        /// Layers of the config.
+        diff_ids: usize,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Resolves names against one store and one registry client.
+pub(super) struct Resolver<'a> {
+    pub(super) store: &'a Store,
+    pub(super) client: &'a Client,
+    pub(super) events: &'a dyn EventSink,
+    pub(super) pull: bool,
+}
+
+impl Resolver<'_> {
+    /// The image that `key` names.
+    pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
+        let reference = key.name.parse::<Reference>().map_err(|source| ResolveError::Name {
+            name: key.name.clone(),
+            source,
+        })?;
+        let reference = reference.with_default_tag();
+        if !self.pull
+            && let Some(image) = self.local(&reference, &key.platform)?
+        {
+            return Ok(image);
+        }
+        self.remote(&reference, &key.platform).await
+    }
+
+    fn local(&self, reference: &Reference, platform: &Platform) -> Result<Option<BaseImage>, ResolveError> {
+        let Some(id) = self.store.resolve(reference)? else {
+            return Ok(None);
+        };
+        let Some(record) = self.store.image(&id)? else {
+            return Ok(None);
+        };
+        if !platform.accepts(&record.platform) {
+            return Ok(None);
+        }
+        stored_image(self.store, reference, &id, &record)
+    }
+
+    async fn remote(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, ResolveError> {
+        let top = match reference.digest() {
+            Some(digest) => *digest,
+            None => match self.client.resolve(reference).await {
+                Ok(descriptor) => descriptor.digest,
+                Err(error) => self.last_known(reference, platform, error)?,
+            },
+        };
+        if let Some(image) = self.known(reference, platform, &top)? {
+            self.remember(reference, platform, &top)?;
+            return Ok(image);
+        }
+        let pinned = reference.clone().with_digest(top);
+        let image = self.client.image(&pinned, platform).await?;
+        self.store.put_blob(image.manifest.bytes())?;
+        self.store.put_blob(image.config.bytes())?;
+        let manifest = image.manifest.digest();
+        let key = image_of(&top, platform);
+        self.store.put_memo(&key, manifest.0.as_bytes())?;
+        self.remember(reference, platform, &top)?;
+        base_image(reference, top, &image.layers, image.config.config.clone())
+    }
+
+    fn remember(&self, reference: &Reference, platform: &Platform, top: &BlobDigest) -> Result<(), ResolveError> {
+        if reference.digest().is_some() {
+            return Ok(());
+        }
+        let known = self.store.remote(reference, platform)?;
+        if known.is_some_and(|known| known.manifest == *top) {
+            return Ok(());
+        }
+        let record = RemoteRecord {
+            manifest: *top,
+            checked_at: Timestamp::now(),
+        };
+        Ok(self.store.put_remote(reference, platform, &record)?)
+    }
+
+    /// What the registry said last, where it can't be asked now.
+    fn last_known(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        error: RegistryError,
+    ) -> Result<BlobDigest, ResolveError> {
+        if !error.is_unreachable() {
+            return Err(error.into());
+        }
+        let Some(known) = self.store.remote(reference, platform)? else {
+            return Err(error.into());
+        };
+        self.events.emit(Event::Warning(format!(
+            "{error}; using `{}` as it was on {}: {}",
+            reference.familiar(),
+            known.checked_at,
+            known.manifest
+        )));
+        Ok(known.manifest)
+    }
+
+    /// An image whose manifest and config were kept from an earlier build.
+    fn known(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        top: &BlobDigest,
+    ) -> Result<Option<BaseImage>, ResolveError> {
+        let Some(bytes) = self.store.memo(&image_of(top, platform))? else {
+            return Ok(None);
+        };
+        let Ok(bytes) = <[u8; 32]>::try_from(bytes) else {
+            return Ok(None);
+        };
+        let digest = BlobDigest(crate::digest::Digest::from_bytes(bytes));
+        let Some(manifest) = self.store.read_verified(&digest, MANIFEST_LIMIT)? else {
+            return Ok(None);
+        };
+        let named = |source| ResolveError::Image {
+            name: reference.familiar(),
+            source,
+        };
+        let manifest = ParsedManifest::from_bytes(None, manifest).map_err(named)?;
+        let Document::Manifest(manifest) = &manifest.document else {
+            return Ok(None);
+        };
+        let Some(config) = self.store.read_verified(&manifest.config.digest, CONFIG_LIMIT)? else {
+            return Ok(None);
+        };
+        let config = ImageConfig::from_bytes(&config).map_err(named)?;
+        base_image(reference, *top, &manifest.layers, config).map(Some)
+    }
+}
+
+/// An image that the store has whole, as a base image.
+pub(crate) fn stored_image(
+    store: &Store,
+    reference: &Reference,
+    id: &ImageId,
+    record: &ImageRecord,
+) -> Result<Option<BaseImage>, ResolveError> {
+    let Some(bytes) = store.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)? else {
+        return Ok(None);
+    };
+    let config = ImageConfig::from_bytes(&bytes).map_err(|source| ResolveError::Image {
+        name: reference.familiar(),
+        source,
+    })?;
+    let layers = config.rootfs.diff_ids.iter().zip(&record.layers);
+    Ok(Some(BaseImage {
+        name: format!("{reference}"),
+        repository: None,
+        layers: layers
+            .map(|(diff_id, layer)| BaseLayer {
+                diff_id: *diff_id,
+                blob: None,
+                stored: Some(*layer),
+            })
+            .collect(),
+        platform: config.platform(),
+        config,
+    }))
+}
+
+fn base_image(
+    reference: &Reference,
+    top: BlobDigest,
+    layers: &[Descriptor],
+    config: ImageConfig,
+) -> Result<BaseImage, ResolveError> {
+    if layers.len() != config.rootfs.diff_ids.len() {
+        return Err(ResolveError::LayerCount {
+            name: reference.familiar(),
+            layers: layers.len(),
+            diff_ids: config.rootfs.diff_ids.len(),
+        });
+    }
+    let layers = config.rootfs.diff_ids.iter().zip(layers);
+    Ok(BaseImage {
+        name: format!("{}", reference.clone().with_digest(top)),
+        repository: Some(reference.clone()),
+        layers: layers
+            .map(|(diff_id, layer)| BaseLayer {
+                diff_id: *diff_id,
+                blob: Some(LayerBlob {
+                    digest: layer.digest,
+                    size: layer.size,
+                    media_type: layer.media_type.clone(),
+                }),
+                stored: None,
+            })
+            .collect(),
+        platform: config.platform(),
+        config,
+    })
+}
+
+fn image_of(top: &BlobDigest, platform: &Platform) -> CacheKey {
+    CacheKeyBuilder::new("manifest of an index")
+        .field(top.0.as_bytes())
+        .field(platform.to_string().as_bytes())
+        .finish()
+}
