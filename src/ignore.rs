@@ -1,1 +1,219 @@
-//! `.dockerignore` matching.
+//! Which files a build doesn't see: `.dockerignore`, `--exclude` patterns, wildcards of COPY.
+//!
+//! Two kinds of pattern live side by side in the language, and both are here to the letter of
+//! what BuildKit uses:
+//!
+//! - [`Matcher`]: a list of patterns as in `.dockerignore` (moby/patternmatcher). `**` stands for
+//!   any number of directories, a pattern that matches a directory matches all below it, `!`
+//!   takes a match back, the last pattern that applies decides. COPY's and ADD's `--exclude` and
+//!   COPY's `--parents` read their patterns this way too.
+//! - [`glob_match`]: Go's `filepath.Match`, the wildcards in COPY's and ADD's sources. A `*`
+//!   stays inside one path component and `**` means no more than `*`.
+//!
+//! Within brackets `*` and `?` are literal in both. Pure: paths are bytes, nothing is opened.
+
+mod glob;
+mod pattern;
+
+pub use glob::{BadPattern, glob_match, has_wildcards, split_wildcards};
+use pattern::Pattern;
+
+/// A list of patterns that can't be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IgnoreError {
+    /// A lone `!`.
+    #[error("illegal exclusion pattern: \"!\"; write the pattern behind the `!`")]
+    LoneExclamation,
+    /// An open bracket, a range without an end, a backslash at the end.
+    #[error("syntax error in pattern `{pattern}`")]
+    Malformed {
+        /// The pattern.
+        pattern: String,
+        /// What `filepath.Match` says.
+        source: BadPattern,
+    },
+}
+
+/// Patterns in order, ready to be asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Matcher {
+    patterns: Vec<Pattern>,
+    has_exceptions: bool,
+}
+
+/// Which patterns have matched a directory or one above it; for the walk of a tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inherited(Vec<bool>);
+
+impl Matcher {
+    /// Reads patterns. Blank ones are skipped.
+    ///
+    /// # Errors
+    /// The first malformed pattern.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, IgnoreError> {
+        let mut matcher = Self::default();
+        for text in patterns {
+            let text = text.as_ref().trim();
+            if text.is_empty() {
+                continue;
+            }
+            let cleaned = clean(text);
+            let (text, is_exception) = match cleaned.strip_prefix('!') {
+                Some("") => return Err(IgnoreError::LoneExclamation),
+                Some(rest) => (rest, true),
+                None => (cleaned.as_str(), false),
+            };
+            let pattern =
+                Pattern::new(text, is_exception).map_err(|source| IgnoreError::Malformed {
+                    pattern: text.to_owned(),
+                    source,
+                })?;
+            matcher.has_exceptions |= is_exception;
+            matcher.patterns.push(pattern);
+        }
+        Ok(matcher)
+    }
+
+    /// Whether there are no patterns: then nothing is excluded.
+    pub fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// Whether any pattern begins with `!`.
+    pub fn has_exceptions(&self) -> bool {
+        self.has_exceptions
+    }
+
+    /// Whether a path, relative to the root, is excluded: by itself or by a directory above it.
+    /// The root is never.
+    pub fn excluded(&self, path: &[u8]) -> bool {
+        let path = without_trailing_slashes(path);
+        if path.is_empty() || path == b"." {
+            return false;
+        }
+        let mut excluded = false;
+        for pattern in &self.patterns {
+            // a pattern that wouldn't change the answer isn't asked
+            if pattern.is_exception == excluded
+                && (pattern.matches(path) || parents(path).any(|parent| pattern.matches(parent)))
+            {
+                excluded = !pattern.is_exception;
+            }
+        }
+        excluded
+    }
+
+    /// What the root of a walk hands down.
+    pub fn root(&self) -> Inherited {
+        Inherited(vec![false; self.patterns.len()])
+    }
+
+    /// Whether a directory is excluded, and what it hands down to its entries. `path` is relative
+    /// to the root of the walk, `parent` what the directory above handed down.
+    pub fn enter(&self, path: &[u8], parent: &Inherited) -> (bool, Inherited) {
+        let mut own = vec![false; self.patterns.len()];
+        let excluded = self.ask(path, parent, |index| own[index] = true);
+        (excluded, Inherited(own))
+    }
+
+    /// Whether an entry is excluded, with what its directory handed down. The same answer as
+    /// [`Matcher::excluded`], without asking about the directories above once more.
+    pub fn excluded_below(&self, path: &[u8], parent: &Inherited) -> bool {
+        self.ask(path, parent, |_| {})
+    }
+
+    fn ask(&self, path: &[u8], parent: &Inherited, mut matched: impl FnMut(usize)) -> bool {
+        let mut excluded = false;
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let inherited = parent.0.get(index).copied().unwrap_or(false);
+            if inherited || (pattern.is_exception == excluded && pattern.matches(path)) {
+                matched(index);
+                excluded = !pattern.is_exception;
+            }
+        }
+        excluded
+    }
+
+    /// Whether a `!` pattern may take back something below an excluded directory. Where not, a
+    /// walk can leave the directory out as a whole.
+    pub fn may_have_exceptions_below(&self, directory: &[u8]) -> bool {
+        self.has_exceptions
+            && self
+                .patterns
+                .iter()
+                .any(|pattern| pattern.is_exception && pattern.may_match_below(directory))
+    }
+}
+
+/// Reads an ignore file: one pattern to a line, `#` in the first column begins a comment,
+/// patterns are cleaned and made relative.
+pub fn read_patterns(content: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(content);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut patterns = Vec::new();
+    for line in text.lines() {
+        let pattern = line.trim();
+        if line.starts_with('#') || pattern.is_empty() {
+            continue;
+        }
+        let (mark, pattern) = match pattern.strip_prefix('!') {
+            Some(rest) => ("!", rest.trim()),
+            None => ("", pattern),
+        };
+        if pattern.is_empty() {
+            patterns.push(mark.to_owned());
+            continue;
+        }
+        let cleaned = clean(pattern);
+        let relative = if cleaned.len() > 1 {
+            cleaned.strip_prefix('/').unwrap_or(&cleaned)
+        } else {
+            &cleaned
+        };
+        patterns.push(format!("{mark}{relative}"));
+    }
+    patterns
+}
+
+/// A path without `.`, without `..` where it can be taken back, without double or trailing
+/// slashes: Go's `filepath.Clean`.
+pub fn clean(path: &str) -> String {
+    let is_absolute = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if is_absolute => {}
+            other => parts.push(other),
+        }
+    }
+    let joined = parts.join("/");
+    match (is_absolute, joined.is_empty()) {
+        (true, _) => format!("/{joined}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => joined,
+    }
+}
+
+fn without_trailing_slashes(path: &[u8]) -> &[u8] {
+    let mut path = path;
+    while let [head @ .., b'/'] = path
+        && !head.is_empty()
+    {
+        path = head;
+    }
+    path
+}
+
+/// The directories above a path, the topmost first.
+fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(at, _)| &path[..at])
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,16 @@
 //! Words are kept as written: variables are expanded later, when the stage's environment is
 //! known (see [`super::expansion`]). BuildKit's Dockerfile reference is the norm for every field.
 
+use std::borrow::Cow;
+
 use super::span::{Span, Spanned};
+use super::syntax::heredoc_mark;
 
 /// One word or value as written, not yet expanded, with its place.
 pub type Word = Spanned<String>;
 
 /// A heredoc: `<<EOF … EOF`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Heredoc {
     /// The delimiter, without quotes: `EOF`.
     pub name: String,
@@ -113,7 +116,7 @@ pub enum MountKind {
         uid: Option<u32>,
         /// `gid` of the file.
         gid: Option<u32>,
-        /// `env`: the environment variable to set instead of, or beside, the file.
+        /// `env`: the environment variable to set instead of, or (with a target) beside, the file.
         env: Option<String>,
     },
     /// `type=ssh`.
@@ -144,12 +147,17 @@ pub enum CacheSharing {
 }
 
 /// One `RUN --mount=…`.
+///
+/// As parsed, its strings are as written, and a number or keyword that a variable stands for is
+/// left out; [`Mount::expand`] gives the mount with the stage's variables in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mount {
     /// Kind and options.
     pub kind: MountKind,
     /// `target` (`dst`, `destination`); only secret and ssh mounts may leave it out.
     pub target: Option<String>,
+    /// The flag's value as written, quotes removed.
+    pub text: String,
 }
 
 /// `RUN --network=…`.
@@ -187,6 +195,45 @@ pub struct Run {
     pub security: Option<RunSecurity>,
     /// `--device`, as written.
     pub devices: Vec<Word>,
+}
+
+/// What a `RUN` starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Script<'a> {
+    /// A program with its arguments, as it is.
+    Exec(&'a [String]),
+    /// A text for the stage's SHELL, heredocs included.
+    Shell(Cow<'a, str>),
+    /// A heredoc that begins with `#!`: to be put into an executable file and started.
+    File(&'a Heredoc),
+}
+
+impl Run {
+    /// What to start: `RUN <<EOF` alone makes the heredoc itself the script; any other line with
+    /// heredocs goes to the shell together with them.
+    pub fn script(&self) -> Script<'_> {
+        let line = match &self.command {
+            CommandLine::Exec(arguments) => return Script::Exec(arguments),
+            CommandLine::Shell(line) => line,
+        };
+        let Some(first) = self.heredocs.first() else {
+            return Script::Shell(Cow::Borrowed(line));
+        };
+        if matches!(heredoc_mark(line), Ok(Some(_))) {
+            return if first.content.starts_with("#!") {
+                Script::File(first)
+            } else {
+                Script::Shell(Cow::Borrowed(&first.content))
+            };
+        }
+        let mut text = line.clone();
+        for heredoc in &self.heredocs {
+            text.push('\n');
+            text.push_str(&heredoc.content);
+            text.push_str(&heredoc.name);
+        }
+        Script::Shell(Cow::Owned(text))
+    }
 }
 
 /// `HEALTHCHECK`. Durations in nanoseconds, zero where not given, as in the image config.
@@ -289,6 +336,8 @@ pub enum Instruction {
 pub struct Stage {
     /// Its FROM.
     pub from: Spanned<From>,
+    /// The text of its FROM on one line.
+    pub text: String,
     /// Its instructions, in order, each with its place and its text as written (continuations
     /// joined), which history entries and step names show.
     pub instructions: Vec<Step>,

@@ -13,6 +13,18 @@ pub struct Span {
     pub last_line: usize,
 }
 
+impl Span {
+    /// The smallest span that covers both.
+    pub fn to(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+            first_line: self.first_line.min(other.first_line),
+            last_line: self.last_line.max(other.last_line),
+        }
+    }
+}
+
 /// A value and where it was written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Spanned<T> {
