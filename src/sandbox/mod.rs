@@ -1,1 +1,45 @@
-//! The sandbox room.
+//! Sandboxes: each RUN step in namespaces of its own, made directly, without a daemon and
+//! without another program.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`isolation`] | which kind of isolation works on this machine, and why a better one doesn't |
+//! | [`process`] | the processes that exist before any thread, and how they end together |
+//! | [`spec`] | what a step wants: plain data |
+//! | `launcher` | starts, kills and reaps sandboxes on request |
+//! | `init` | process 1 of a sandbox |
+//! | `root_filesystem`, `standard_mounts`, `mount`, `in_root` | what a step sees as `/` |
+//! | `step` | user, groups, capabilities, and the program |
+//! | `seccomp` | the system calls that a step may make |
+//! | [`outside`] | other programs, run as the caller |
+//! | `id_map` | ids in user namespaces |
+//! | `syscall` | the project's unsafe code |
+//!
+//! This room resolves no user names, makes no mount points in layers, and knows neither the store
+//! nor what a layer is: it gets directories and numbers.
+
+mod channel;
+mod id_map;
+mod in_root;
+mod init;
+pub mod isolation;
+mod launcher;
+mod mount;
+pub mod outside;
+pub mod process;
+mod root_filesystem;
+mod seccomp;
+pub mod spec;
+mod standard_mounts;
+mod step;
+mod syscall;
+
+pub use id_map::IdRange;
+pub use isolation::{Isolation, Refusal, Rung};
+pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};
+pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
+pub use process::{EnterError, Needs, Processes, enter};
+pub use spec::{
+    HostPath, MountSource, Network, Outcome, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec,
+    Security, SetupFailure, Stage, Writable, XattrNamespace,
+};

@@ -1,0 +1,199 @@
+//! The first process of a sandbox, process 1 of its process id namespace: makes the root file
+//! system, starts the step, reaps orphans, and reports how the step ended.
+//!
+//! When it ends, for whatever reason, the kernel kills every process of the sandbox and drops
+//! its mounts. It ends with the step's process, at the end of file of the lifeline (held by
+//! rbuild's main process), or with the launcher. Signals from inside can't reach it.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use super::channel::retry;
+use super::launcher::StepFiles;
+use super::root_filesystem::{self, RootFilesystem};
+use super::seccomp::Instruction;
+use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
+use super::{standard_mounts, step, syscall};
+
+/// What init gets from the launcher.
+pub(super) struct Init<'a> {
+    /// What is wanted.
+    pub(super) spec: &'a SandboxSpec,
+    /// Standard streams and passed descriptors.
+    pub(super) files: StepFiles,
+    /// Where the outcome goes.
+    pub(super) report: OwnedFd,
+    /// Readable when rbuild is gone.
+    pub(super) lifeline: &'a OwnedFd,
+    /// The step's system call filter.
+    pub(super) filter: &'a [Instruction],
+}
+
+/// Sends an outcome to the launcher. Short enough to be written at once.
+pub(super) fn report(to: &OwnedFd, outcome: &Outcome) {
+    if let Ok(bytes) = postcard::to_stdvec(outcome) {
+        // Nobody is left to be told if this fails.
+        let _ = retry(|| rustix::io::write(to, &bytes));
+    }
+}
+
+/// Lives the life of init.
+pub(super) fn run(init: Init<'_>) -> ! {
+    // The launcher's death is noticed here or, if it came before, by the lifeline.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let Init {
+        spec,
+        files,
+        report: to,
+        lifeline,
+        filter,
+    } = init;
+    let mut kept: Vec<RawFd> = vec![to.as_raw_fd(), lifeline.as_raw_fd()];
+    kept.extend(files.descriptors().map(AsRawFd::as_raw_fd));
+    let outcome = keep_only(&mut kept)
+        .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
+        .and_then(|()| prepare(spec, &files))
+        .and_then(|()| {
+            let step = start_step(spec, &files, &to, filter)?;
+            // The readers of the step's output see its end when the step's processes are gone.
+            drop(files);
+            watch(&step, lifeline)
+        });
+    report(&to, &outcome.unwrap_or_else(Outcome::SetupFailed));
+    syscall::exit(0)
+}
+
+/// Closes every descriptor but the standard ones (the launcher's `/dev/null`) and `kept`.
+pub(super) fn keep_only(kept: &mut [RawFd]) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut first = 3;
+    for &descriptor in kept.iter() {
+        let Ok(descriptor) = u32::try_from(descriptor) else {
+            continue;
+        };
+        if descriptor < first {
+            continue;
+        }
+        if descriptor > first {
+            close_between(first, descriptor - 1, kept)?;
+        }
+        first = descriptor + 1;
+    }
+    close_between(first, u32::MAX, kept)
+}
+
+fn close_between(first: u32, last: u32, kept: &[RawFd]) -> Result<(), Errno> {
+    match syscall::close_range(first, last) {
+        // Before Linux 5.9, or hidden by a filter.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            for descriptor in open_descriptors()? {
+                let inside = u32::try_from(descriptor)
+                    .is_ok_and(|descriptor| (first..=last).contains(&descriptor));
+                if inside && !kept.contains(&descriptor) {
+                    syscall::close(descriptor);
+                }
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// The numbers of this process's open descriptors.
+pub(super) fn open_descriptors() -> Result<Vec<RawFd>, Errno> {
+    let entries = std::fs::read_dir("/proc/self/fd")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+/// Makes everything around the step.
+fn prepare(spec: &SandboxSpec, files: &StepFiles) -> Result<(), SetupFailure> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::system::sethostname(spec.hostname.as_bytes())
+        .map_err(|errno| SetupFailure::new(Stage::Hostname, "can't set the host name", errno))?;
+    if spec.network == Network::None {
+        syscall::bring_loopback_up().map_err(|errno| {
+            SetupFailure::new(Stage::Network, "can't bring up the loopback device", errno)
+        })?;
+    }
+    let mut filesystem = RootFilesystem::mount(spec)?;
+    standard_mounts::add(&filesystem, spec.security)?;
+    for mount in &spec.mounts {
+        filesystem.add(mount, spec, &files.passed)?;
+    }
+    if spec.security == Security::Sandbox {
+        standard_mounts::mask(&mut filesystem)?;
+    }
+    filesystem.enter()?;
+    // Nothing outside of this process may look into it: it can do more than the step.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    root_filesystem::change_directory(&spec.cwd)
+}
+
+/// The step's process, and what tells of children that end.
+struct Started {
+    pid: Pid,
+    events: OwnedFd,
+}
+
+/// Forks the step's process.
+fn start_step(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    report: &OwnedFd,
+    filter: &[Instruction],
+) -> Result<Started, SetupFailure> {
+    let failed = |message: &str, errno| SetupFailure::new(Stage::Process, message, errno);
+    let events =
+        syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
+    match syscall::fork().map_err(|errno| failed("can't start a process", errno))? {
+        syscall::Fork::Child => step::run(spec, files, report, filter),
+        syscall::Fork::Parent(pid) => Ok(Started { pid, events }),
+    }
+}
+
+/// Waits until the step's process, or rbuild, ends.
+fn watch(step: &Started, lifeline: &OwnedFd) -> Result<Outcome, SetupFailure> {
+    loop {
+        let mut watched = [
+            PollFd::new(&step.events, PollFlags::IN),
+            PollFd::new(lifeline, PollFlags::IN),
+        ];
+        retry(|| rustix::event::poll(&mut watched, None))
+            .map_err(|errno| SetupFailure::new(Stage::Process, "can't wait for the step", errno))?;
+        if !watched[1].revents().is_empty() {
+            return Ok(Outcome::Signaled { signal: 9 });
+        }
+        // How many children an event stands for is not said: its content doesn't matter.
+        let mut content = [0; 128];
+        while matches!(rustix::io::read(&step.events, &mut content), Ok(1..)) {}
+        if let Some(outcome) = reap(step.pid) {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// Takes leave of every child that has ended; the outcome if the step is among them.
+fn reap(step: Pid) -> Option<Outcome> {
+    loop {
+        match retry(|| rustix::process::wait(WaitOptions::NOHANG)) {
+            Ok(Some((pid, status))) if pid == step => return Some(outcome(status)),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+fn outcome(status: WaitStatus) -> Outcome {
+    match status.terminating_signal() {
+        Some(signal) => Outcome::Signaled { signal },
+        None => Outcome::Exited {
+            code: status.exit_status().unwrap_or(255),
+        },
+    }
+}

@@ -1,0 +1,218 @@
+//! The launcher's own side: it waits for requests and for the ends of sandboxes, and does
+//! nothing else.
+//!
+//! It has one thread and little memory, which makes cloning it cheap and lets a clone run
+//! ordinary code. It leads a session of its own, so that signals from a terminal reach the main
+//! process only, which decides.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use crate::sandbox::channel::{Channel, Received, retry};
+use crate::sandbox::init::{self, Init};
+use crate::sandbox::seccomp::{self, Instruction};
+use crate::sandbox::spec::{MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage};
+use crate::sandbox::{mount, syscall};
+
+use super::{Report, Request, StepFiles};
+
+/// A sandbox that runs.
+struct Sandbox {
+    id: u64,
+    init: Pid,
+    /// Readable when init has ended.
+    pidfd: OwnedFd,
+    /// Where init writes the outcome.
+    report: OwnedFd,
+}
+
+struct Server {
+    channel: Channel,
+    lifeline: OwnedFd,
+    filter: Vec<Instruction>,
+    sandboxes: Vec<Sandbox>,
+}
+
+/// Serves until the main process is gone. Then the launcher ends, and the kernel kills every
+/// sandbox's init, and with it the sandbox.
+pub(in crate::sandbox) fn serve(channel: Channel, lifeline: OwnedFd) -> ! {
+    let mut server = Server {
+        channel,
+        lifeline,
+        filter: seccomp::default_filter(),
+        sandboxes: Vec::new(),
+    };
+    while server.serve_one().is_ok_and(|go_on| go_on) {}
+    for sandbox in &server.sandboxes {
+        let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, Signal::KILL);
+    }
+    for sandbox in &server.sandboxes {
+        let _ = retry(|| rustix::process::waitpid(Some(sandbox.init), WaitOptions::empty()));
+    }
+    syscall::exit(0)
+}
+
+impl Server {
+    /// Waits for something to happen and deals with it; `false` when the main process is gone.
+    fn serve_one(&mut self) -> Result<bool, Errno> {
+        let mut watched = vec![PollFd::new(&self.channel, PollFlags::IN)];
+        watched.extend(
+            self.sandboxes
+                .iter()
+                .map(|sandbox| PollFd::new(&sandbox.pidfd, PollFlags::IN)),
+        );
+        retry(|| rustix::event::poll(&mut watched, None))?;
+        let happened: Vec<bool> = watched
+            .iter()
+            .map(|descriptor| !descriptor.revents().is_empty())
+            .collect();
+        for index in (0..self.sandboxes.len()).rev() {
+            if happened[index + 1] {
+                let sandbox = self.sandboxes.swap_remove(index);
+                self.end(sandbox)?;
+            }
+        }
+        if !happened[0] {
+            return Ok(true);
+        }
+        let Some(Received {
+            message,
+            descriptors,
+        }) = self.channel.receive::<Request>()?
+        else {
+            return Ok(false);
+        };
+        match message {
+            Request::Start {
+                id,
+                spec,
+                has_stdin,
+            } => {
+                let started = StepFiles::from_descriptors(descriptors, has_stdin)
+                    .ok_or_else(|| SetupFailure::request("standard output or error is missing"))
+                    .and_then(|files| self.start(id, &spec, files));
+                match started {
+                    Ok(sandbox) => self.sandboxes.push(sandbox),
+                    Err(failure) => self.report(id, Outcome::SetupFailed(failure))?,
+                }
+            }
+            Request::Kill { id } => {
+                if let Some(sandbox) = self.sandboxes.iter().find(|sandbox| sandbox.id == id) {
+                    // The kernel kills the rest of the sandbox with its init.
+                    let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, Signal::KILL);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn report(&self, id: u64, outcome: Outcome) -> Result<(), Errno> {
+        self.channel.send(&Report { id, outcome }, &[])
+    }
+
+    /// Clones the sandbox's init.
+    fn start(
+        &self,
+        id: u64,
+        spec: &SandboxSpec,
+        mut files: StepFiles,
+    ) -> Result<Sandbox, SetupFailure> {
+        take_mounts(spec, &mut files)?;
+        let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
+        let (report, write_report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| failed("can't make a pipe", errno))?;
+        let mut namespaces = libc::CLONE_NEWPID
+            | libc::CLONE_NEWNS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP;
+        if spec.network == Network::None {
+            namespaces |= libc::CLONE_NEWNET;
+        }
+        match syscall::clone_into(namespaces as u64)
+            .map_err(|errno| failed("can't make namespaces for the step", errno))?
+        {
+            Some((init, pidfd)) => Ok(Sandbox {
+                id,
+                init,
+                pidfd,
+                report,
+            }),
+            None => init::run(Init {
+                spec,
+                files,
+                report: write_report,
+                lifeline: &self.lifeline,
+                filter: &self.filter,
+            }),
+        }
+    }
+
+    /// Takes leave of a sandbox that ended and tells how.
+    fn end(&self, sandbox: Sandbox) -> Result<(), Errno> {
+        let status = retry(|| rustix::process::waitpid(Some(sandbox.init), WaitOptions::empty()))?;
+        // Every process that could write has ended. Of several outcomes the first is the cause.
+        let mut written = Vec::new();
+        let _ = std::fs::File::from(sandbox.report).read_to_end(&mut written);
+        let outcome = match postcard::take_from_bytes::<Outcome>(&written) {
+            Ok((outcome, _)) => outcome,
+            Err(_) => match status.and_then(|(_, status)| status.terminating_signal()) {
+                Some(signal) => Outcome::Signaled { signal },
+                None => Outcome::SetupFailed(SetupFailure::new(
+                    Stage::Process,
+                    "the sandbox's first process ended without a word",
+                    Errno::CHILD,
+                )),
+            },
+        };
+        self.report(sandbox.id, outcome)
+    }
+}
+
+/// Turns passed descriptors that are to be mounted into mounts. A mount can be copied only in
+/// the namespace that it belongs to: the launcher shares that with the main process, the
+/// sandbox doesn't.
+fn take_mounts(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure> {
+    for wanted in &spec.mounts {
+        if let MountSource::Descriptor { index, recursive } = wanted.source {
+            let passed = files.passed.len();
+            let descriptor = files.passed.get_mut(index).ok_or_else(|| {
+                SetupFailure::request(format!(
+                    "descriptor {index} of {passed} passed ones is asked for"
+                ))
+            })?;
+            *descriptor = mount::clone_tree(descriptor.as_fd(), recursive).map_err(|errno| {
+                SetupFailure::at(
+                    Stage::Mount,
+                    "can't mount what was passed for",
+                    &wanted.target,
+                    errno,
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns a process just forked into a helper: a session of its own, its standard streams on
+/// `/dev/null`, no descriptors but `kept`, and an end when its parent ends.
+pub(in crate::sandbox) fn become_helper(kept: &[&dyn AsRawFd]) -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::setsid()?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    drop(null);
+    let mut kept: Vec<_> = kept.iter().map(|kept| kept.as_raw_fd()).collect();
+    init::keep_only(&mut kept)
+}

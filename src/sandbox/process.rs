@@ -1,0 +1,234 @@
+//! The processes that must exist before any thread: where trees are needed, this enters the
+//! namespaces that were found to work, and forks the launcher and the outside helper.
+//!
+//! ```text
+//! caller's namespaces      rbuild's user and mount namespace        one per step
+//! ─────────────────────    ─────────────────────────────────        ────────────────────────
+//! outside helper ◀──────── main ────────▶ launcher ────────────────▶ init ────▶ the step
+//!   └▶ git, credential       threads        one thread               process 1
+//!      helpers, …            begin here
+//! ```
+//!
+//! If main dies, however it dies, the helper and the launcher see the end of their connection and
+//! get a signal; each sandbox's init sees the end of a pipe that main holds; and when an init
+//! ends, the kernel kills what runs in its sandbox. Mounts exist in these namespaces only, so
+//! they go with the last process.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::mount::MountPropagationFlags;
+use rustix::pipe::PipeFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::channel::Channel;
+use super::id_map::{IdMaps, IdRange};
+use super::isolation::{self, Found, Isolation, Namespaces, Refusal, Rung};
+use super::launcher::{self, Launcher};
+use super::outside::{self, OutsideHelper};
+use super::spec::XattrNamespace;
+use super::syscall::{self, Fork};
+
+/// What the command at hand needs of its processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Whether it touches layer trees: runs steps, mounts or extracts layers.
+    pub trees: bool,
+    /// The rung to use; the strongest that works if none is given.
+    pub isolation: Option<Rung>,
+}
+
+/// The processes, and what is known about where this one now is.
+#[derive(Debug)]
+pub struct Processes {
+    /// Starts sandboxes; none where nothing needs trees, or on [`Isolation::None`].
+    pub launcher: Option<Launcher>,
+    /// Runs foreign programs as the caller.
+    pub outside: OutsideHelper,
+    /// The isolation in force.
+    pub isolation: Isolation,
+    /// Stronger rungs that don't work here.
+    pub refusals: Vec<Refusal>,
+    /// User ids as this process sees them, and what they are for its parent namespace.
+    pub uid_map: Vec<IdRange>,
+    /// The same for groups.
+    pub gid_map: Vec<IdRange>,
+    /// Which extended attributes overlay can use here.
+    pub xattr_namespace: XattrNamespace,
+}
+
+/// Why the processes can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// Programming error: a thread exists.
+    #[error("namespaces can be entered by a process with one thread only")]
+    Threads,
+    /// The rung that was asked for doesn't work here.
+    #[error("the isolation `{}` doesn't work here: {}: {}{}", .0.rung, .0.tried, .0.reason,
+            .0.fix.as_ref().map(|fix| format!("; to fix it: {fix}")).unwrap_or_default())]
+    Refused(Box<Refusal>),
+    /// A system call failed that had worked in the probe.
+    #[error("can't {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl EnterError {
+    fn system<E: Into<std::io::Error>>(action: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::System {
+            action,
+            source: error.into(),
+        }
+    }
+}
+
+/// Sets up the processes. To be called once, by `main`, before any thread.
+///
+/// # Errors
+/// When threads exist, when the rung asked for doesn't work, or when the system is out of
+/// processes, memory or descriptors.
+pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
+    if !needs.trees {
+        return without_sandbox(Vec::new());
+    }
+    if has_threads() {
+        return Err(EnterError::Threads);
+    }
+    let (found, refusals) = find(needs.isolation)?;
+    if found.isolation == Isolation::None {
+        return without_sandbox(refusals);
+    }
+    let outside = match &found.namespaces {
+        Some(namespaces) => {
+            let outside = start_outside_helper()?;
+            join(namespaces)?;
+            outside
+        }
+        None => {
+            syscall::unshare(UnshareFlags::NEWNS)
+                .map_err(EnterError::system("make a mount namespace"))?;
+            OutsideHelper::direct()
+        }
+    };
+    // The host's mounts and unmounts arrive here; ours never leave.
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(EnterError::system("make mounts private to this process"))?;
+    let launcher = start_launcher()?;
+    let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
+    Ok(Processes {
+        launcher: Some(launcher),
+        outside,
+        isolation: found.isolation,
+        refusals,
+        uid_map: maps.users,
+        gid_map: maps.groups,
+        xattr_namespace: found.xattr_namespace,
+    })
+}
+
+fn without_sandbox(refusals: Vec<Refusal>) -> Result<Processes, EnterError> {
+    let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
+    Ok(Processes {
+        launcher: None,
+        outside: OutsideHelper::direct(),
+        isolation: Isolation::None,
+        refusals,
+        uid_map: maps.users,
+        gid_map: maps.groups,
+        xattr_namespace: XattrNamespace::User,
+    })
+}
+
+fn has_threads() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1)
+}
+
+/// The strongest rung that works, or the one asked for, and those that were refused before it.
+fn find(wanted: Option<Rung>) -> Result<(Found, Vec<Refusal>), EnterError> {
+    if let Some(rung) = wanted {
+        return match isolation::attempt(rung) {
+            Ok(found) => Ok((found, Vec::new())),
+            Err(refusal) => Err(EnterError::Refused(Box::new(refusal))),
+        };
+    }
+    let mut refusals = Vec::new();
+    for rung in Rung::SANDBOXES {
+        match isolation::attempt(rung) {
+            Ok(found) => return Ok((found, refusals)),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    let none =
+        isolation::attempt(Rung::None).map_err(|refusal| EnterError::Refused(Box::new(refusal)))?;
+    Ok((none, refusals))
+}
+
+/// Enters namespaces that a probe made and tried.
+fn join(namespaces: &Namespaces) -> Result<(), EnterError> {
+    let cwd = std::env::current_dir();
+    rustix::thread::move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&namespaces.user),
+        Some(LinkNameSpaceType::User),
+    )
+    .map_err(EnterError::system("enter a user namespace"))?;
+    rustix::thread::move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&namespaces.mount),
+        Some(LinkNameSpaceType::Mount),
+    )
+    .map_err(EnterError::system("enter a mount namespace"))?;
+    // Entering a mount namespace leads to its root.
+    cwd.and_then(std::env::set_current_dir)
+        .map_err(EnterError::system("return to the working directory"))
+}
+
+fn start_outside_helper() -> Result<OutsideHelper, EnterError> {
+    let failed = || EnterError::system("start the process that runs other programs");
+    let (near, far) = Channel::pair().map_err(failed())?;
+    match syscall::fork().map_err(failed())? {
+        Fork::Child => {
+            if launcher::become_helper(&[&std::os::fd::AsFd::as_fd(&far)]).is_err() {
+                syscall::exit(1);
+            }
+            never_return(move || outside::serve(far))
+        }
+        Fork::Parent(pid) => Ok(OutsideHelper::remote(pid, near)),
+    }
+}
+
+fn start_launcher() -> Result<Launcher, EnterError> {
+    let failed = || EnterError::system("start the process that starts sandboxes");
+    let (near, far) = Channel::pair().map_err(failed())?;
+    let (lifeline, held): (OwnedFd, OwnedFd) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed())?;
+    match syscall::fork().map_err(failed())? {
+        Fork::Child => {
+            if launcher::become_helper(&[&std::os::fd::AsFd::as_fd(&far), &lifeline]).is_err() {
+                syscall::exit(1);
+            }
+            never_return(move || launcher::serve(far, lifeline))
+        }
+        Fork::Parent(pid) => Ok(Launcher::new(pid, near, held)),
+    }
+}
+
+/// Keeps a forked process from ever getting back into the code of the one it was forked from.
+fn never_return(serve: impl FnOnce() -> std::convert::Infallible + std::panic::UnwindSafe) -> ! {
+    let _ = std::panic::catch_unwind(serve);
+    syscall::exit(101)
+}
+
+impl From<Errno> for EnterError {
+    fn from(errno: Errno) -> Self {
+        Self::System {
+            action: "set up processes",
+            source: errno.into(),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The system call filter of a step: Docker's default profile, compiled to BPF here.
+//!
+//! Ready-made compilers were not used because they force `no_new_privs` on (which would break
+//! `sudo` in a step), give all refusals one error number, and know one architecture at a time.
+//! The profile refuses with `EPERM`; `clone3` and calls newer than the profile get `ENOSYS`, so
+//! that C libraries fall back instead of failing.
+//!
+//! A filter is a binary search over ranges of system call numbers, one tree per architecture
+//! that the kernel may run. The kernel caches the calls that are allowed whatever their
+//! arguments are.
+
+mod allowed;
+
+use std::collections::BTreeMap;
+
+use allowed::{ALLOWED, N};
+
+/// One BPF instruction, laid out as the kernel's `struct sock_filter`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    value: u32,
+}
+
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
+const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const JUMP_IF_ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+const RETURN_ALLOW: u32 = 0x7fff_0000;
+const RETURN_ERROR: u32 = 0x0005_0000;
+const RETURN_KILL_PROCESS: u32 = 0x8000_0000;
+
+/// Offsets in `struct seccomp_data`; of the first argument, the half that the calls looked at
+/// here use (they take an `int` or flags in the low half).
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
+/// `CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}`.
+const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+
+/// The execution domains that the profile knows: Linux and its 32-bit and UNAME26 variants, and
+/// the query.
+const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// `AF_ALG` and `AF_VSOCK`: kernel crypto and the hypervisor.
+const REFUSED_ADDRESS_FAMILIES: [u32; 2] = [38, 40];
+
+/// A kind of program that the kernel may run: its audit number and its columns in [`ALLOWED`]
+/// (x86-64 and x32 share one, told apart by a bit in the number).
+struct Architecture {
+    audit: u32,
+    columns: &'static [usize],
+    /// Numbers of clone, clone3, personality, socket, per column.
+    examined: &'static [[u32; 4]],
+}
+
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURES: [Architecture; 2] = [
+    Architecture {
+        audit: 0xc000_003e,
+        columns: &[0, 2],
+        examined: &[
+            [56, 435, 135, 41],
+            [0x4000_0038, 0x4000_01b3, 0x4000_0087, 0x4000_0029],
+        ],
+    },
+    Architecture {
+        audit: 0x4000_0003,
+        columns: &[1],
+        examined: &[[120, 435, 136, 359]],
+    },
+];
+
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURES: [Architecture; 2] = [
+    Architecture {
+        audit: 0xc000_00b7,
+        columns: &[3],
+        examined: &[[220, 435, 92, 198]],
+    },
+    Architecture {
+        audit: 0x4000_0028,
+        columns: &[4],
+        examined: &[[120, 435, 136, 281]],
+    },
+];
+
+/// What happens to a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Refuse(libc::c_int),
+    /// Allowed without flags for new namespaces.
+    Clone,
+    /// Allowed for known execution domains.
+    Personality,
+    /// Allowed but for some address families.
+    Socket,
+}
+
+/// Docker's default filter for Docker's default capabilities.
+pub(super) fn default_filter() -> Vec<Instruction> {
+    let mut program = vec![load(ARCHITECTURE)];
+    for architecture in &ARCHITECTURES {
+        let mut body = vec![load(NUMBER)];
+        body.extend(search(&ranges(architecture)));
+        program.push(branch(JUMP_IF_EQUAL, architecture.audit, 1, 0));
+        program.push(jump(body.len()));
+        program.extend(body);
+    }
+    program.push(ret(RETURN_KILL_PROCESS));
+    program
+}
+
+/// The first number of each range, with what happens from there to the next one.
+fn ranges(architecture: &Architecture) -> Vec<(u32, Action)> {
+    let mut ranges: Vec<(u32, Action)> = Vec::new();
+    let mut push = |number: u32, action: Action| {
+        if ranges.last().is_none_or(|(_, last)| *last != action) {
+            ranges.push((number, action));
+        }
+    };
+    for (&column, &[clone, clone3, personality, socket]) in
+        architecture.columns.iter().zip(architecture.examined)
+    {
+        let mut calls: BTreeMap<u32, Action> = ALLOWED
+            .iter()
+            .map(|(_, numbers)| numbers[column])
+            .filter(|number| *number != N)
+            .map(|number| (number, Action::Allow))
+            .collect();
+        calls.insert(clone, Action::Clone);
+        calls.insert(clone3, Action::Refuse(libc::ENOSYS));
+        calls.insert(personality, Action::Personality);
+        calls.insert(socket, Action::Socket);
+        // x32 begins at its bit, every other table at 0.
+        let mut next = calls.keys().next().map_or(0, |first| first & 0x4000_0000);
+        for (number, action) in calls {
+            if number > next {
+                push(next, Action::Refuse(libc::EPERM));
+            }
+            push(number, action);
+            next = number + 1;
+        }
+        push(next, Action::Refuse(libc::ENOSYS));
+    }
+    ranges
+}
+
+/// A binary search for the loaded number. Every path through it returns.
+fn search(ranges: &[(u32, Action)]) -> Vec<Instruction> {
+    match ranges {
+        [] => vec![ret(RETURN_ERROR | libc::EPERM as u32)],
+        [(_, action)] => act(*action),
+        _ => {
+            let (low, high) = ranges.split_at(ranges.len() / 2);
+            let below = search(low);
+            let mut code = match u8::try_from(below.len()) {
+                Ok(length) => vec![branch(JUMP_IF_AT_LEAST, high[0].0, length, 0)],
+                Err(_) => vec![branch(JUMP_IF_AT_LEAST, high[0].0, 0, 1), jump(below.len())],
+            };
+            code.extend(below);
+            code.extend(search(high));
+            code
+        }
+    }
+}
+
+fn act(action: Action) -> Vec<Instruction> {
+    let refuse = ret(RETURN_ERROR | libc::EPERM as u32);
+    let allow = ret(RETURN_ALLOW);
+    match action {
+        Action::Allow => vec![allow],
+        Action::Refuse(errno) => vec![ret(RETURN_ERROR | errno as u32)],
+        Action::Clone => vec![
+            load(FIRST_ARGUMENT),
+            branch(JUMP_IF_ANY_BIT, CLONE_NAMESPACES, 1, 0),
+            allow,
+            refuse,
+        ],
+        Action::Personality => one_of(&PERSONALITIES, allow, refuse),
+        Action::Socket => one_of(&REFUSED_ADDRESS_FAMILIES, refuse, allow),
+    }
+}
+
+/// Ends with `matched` if the first argument is one of `values`, else with `other`.
+fn one_of(values: &[u32], matched: Instruction, other: Instruction) -> Vec<Instruction> {
+    let mut code = vec![load(FIRST_ARGUMENT)];
+    for (index, value) in values.iter().enumerate() {
+        code.push(branch(
+            JUMP_IF_EQUAL,
+            *value,
+            (values.len() - index) as u8,
+            0,
+        ));
+    }
+    code.extend([other, matched]);
+    code
+}
+
+fn load(offset: u32) -> Instruction {
+    branch(LOAD, offset, 0, 0)
+}
+
+fn ret(action: u32) -> Instruction {
+    branch(RETURN, action, 0, 0)
+}
+
+fn jump(distance: usize) -> Instruction {
+    // Programs are limited to 4096 instructions.
+    branch(JUMP, distance as u32, 0, 0)
+}
+
+fn branch(code: u16, value: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction {
+        code,
+        if_true,
+        if_false,
+        value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel would.
+    fn run(program: &[Instruction], architecture: u32, number: u32, argument: u32) -> u32 {
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let Instruction {
+                code,
+                if_true,
+                if_false,
+                value,
+            } = program[at];
+            at += 1;
+            let mut take = |condition: bool| {
+                at += usize::from(if condition { if_true } else { if_false });
+            };
+            match code {
+                LOAD => {
+                    accumulator = match value {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        FIRST_ARGUMENT => argument,
+                        other => panic!("load at {other}"),
+                    }
+                }
+                JUMP => at += value as usize,
+                JUMP_IF_EQUAL => take(accumulator == value),
+                JUMP_IF_AT_LEAST => take(accumulator >= value),
+                JUMP_IF_ANY_BIT => take(accumulator & value != 0),
+                RETURN => return value,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    const PERM: u32 = RETURN_ERROR | 1;
+    const NOSYS: u32 = RETURN_ERROR | 38;
+
+    #[test]
+    fn every_listed_call_is_allowed_and_every_gap_refused() {
+        let program = default_filter();
+        assert!(program.len() < 4096, "{}", program.len());
+        for architecture in &ARCHITECTURES {
+            for (&column, examined) in architecture.columns.iter().zip(architecture.examined) {
+                let listed: Vec<u32> = ALLOWED
+                    .iter()
+                    .map(|(_, numbers)| numbers[column])
+                    .filter(|number| *number != N)
+                    .collect();
+                let base = listed[0] & 0x4000_0000;
+                for number in base..base + 600 {
+                    if examined.contains(&number) {
+                        continue;
+                    }
+                    let got = run(&program, architecture.audit, number, 0);
+                    if listed.contains(&number) {
+                        assert_eq!(got, RETURN_ALLOW, "{number}");
+                    } else {
+                        assert!(got == PERM || got == NOSYS, "{number}: {got:#x}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_architecture_is_killed() {
+        assert_eq!(run(&default_filter(), 0x1234, 0, 0), RETURN_KILL_PROCESS);
+    }
+
+    #[test]
+    fn calls_newer_than_the_profile_seem_not_to_exist() {
+        let program = default_filter();
+        for architecture in &ARCHITECTURES {
+            assert_eq!(run(&program, architecture.audit, 2000, 0), NOSYS);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_with_arguments_are_decided_by_them() {
+        let program = default_filter();
+        let cases: [(&str, u32, u32, u32); 16] = [
+            ("clone of a thread", 56, 0x003d_0f00, RETURN_ALLOW),
+            ("clone with a user namespace", 56, 0x1000_0011, PERM),
+            ("clone with a mount namespace", 56, 0x0002_0011, PERM),
+            ("clone3", 435, 0, NOSYS),
+            ("personality query", 135, 0xffff_ffff, RETURN_ALLOW),
+            ("personality 32 bit", 135, 8, RETURN_ALLOW),
+            ("personality no randomisation", 135, 0x4_0000, PERM),
+            ("socket of the internet", 41, 2, RETURN_ALLOW),
+            ("socket of kernel crypto", 41, 38, PERM),
+            ("socket of the hypervisor", 41, 40, PERM),
+            ("socket of XDP", 41, 44, RETURN_ALLOW),
+            ("mount", 165, 0, PERM),
+            ("unshare", 272, 0, PERM),
+            ("keyctl", 250, 0, PERM),
+            ("chroot", 161, 0, RETURN_ALLOW),
+            ("ptrace", 101, 0, RETURN_ALLOW),
+        ];
+        for (name, number, argument, expected) in cases {
+            let got = run(&program, 0xc000_003e, number, argument);
+            assert_eq!(got, expected, "{name}");
+        }
+        assert_eq!(run(&program, 0x4000_0003, 120, 0x1000_0011), PERM, "x86");
+        assert_eq!(
+            run(&program, 0xc000_003e, 0x4000_0000 | 56, 0x1000_0011),
+            PERM,
+            "x32"
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! The last moments before a step's program runs: its process takes on user, groups,
+//! capabilities and the system call filter, and finds the program.
+//!
+//! It begins with everything that init may do and keeps nothing that Docker's default doesn't
+//! give.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::launcher::StepFiles;
+use super::seccomp::Instruction;
+use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
+use super::{init, syscall};
+
+/// What Docker leaves to a container.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// Becomes the step's program, or reports why that can't be.
+pub(super) fn run(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    report: &OwnedFd,
+    filter: &[Instruction],
+) -> ! {
+    let Err(outcome) = become_step(spec, files, filter);
+    init::report(report, &outcome);
+    syscall::exit(127)
+}
+
+fn become_step(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    filter: &[Instruction],
+) -> Result<Infallible, Outcome> {
+    set_up(spec, files, filter).map_err(Outcome::SetupFailed)?;
+    Err(start(spec))
+}
+
+fn set_up(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    filter: &[Instruction],
+) -> Result<(), SetupFailure> {
+    let failed =
+        |stage: Stage, message: &'static str| move |errno| SetupFailure::new(stage, message, errno);
+    // A session of its own, without a controlling terminal.
+    rustix::process::setsid().map_err(failed(Stage::Process, "can't start a session"))?;
+    syscall::reset_signals();
+    set_streams(files).map_err(failed(Stage::Process, "can't set the standard streams"))?;
+    close_others_on_exec().map_err(failed(Stage::Process, "can't close descriptors"))?;
+    rustix::process::umask(Mode::from(0o022));
+
+    if spec.security == Security::Sandbox {
+        limit_bounding_set().map_err(failed(
+            Stage::Capabilities,
+            "can't limit the capability bounding set",
+        ))?;
+    }
+    set_groups(spec)?;
+    if spec.security == Security::Sandbox {
+        // Before the user changes: without `no_new_privs` it takes CAP_SYS_ADMIN.
+        syscall::install_filter(filter).map_err(failed(
+            Stage::Seccomp,
+            "can't install the system call filter",
+        ))?;
+    }
+    let uid = Uid::from_raw(spec.uid);
+    // Capabilities go with user 0; the kernel clears them for any other.
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| {
+        let hint = if errno == Errno::INVAL {
+            ": it is not mapped in this user namespace"
+        } else {
+            ""
+        };
+        let message = format!("can't become user {}{hint}", spec.uid);
+        SetupFailure::new(Stage::User, message, errno)
+    })?;
+    limit_capabilities(spec).map_err(failed(Stage::Capabilities, "can't set capabilities"))
+}
+
+fn set_streams(files: &StepFiles) -> Result<(), Errno> {
+    let null;
+    let stdin = match &files.stdin {
+        Some(stdin) => stdin,
+        None => {
+            null = rustix::fs::open(
+                "/dev/null",
+                OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
+                Mode::empty(),
+            )?;
+            &null
+        }
+    };
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(&files.stdout)?;
+    rustix::stdio::dup2_stderr(&files.stderr)
+}
+
+fn close_others_on_exec() -> Result<(), Errno> {
+    match syscall::close_on_exec_from(3) {
+        // Before Linux 5.11, or hidden by a filter.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+            for descriptor in init::open_descriptors()? {
+                if descriptor > 2 {
+                    syscall::set_close_on_exec(descriptor);
+                }
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn limit_bounding_set() -> Result<(), Errno> {
+    for capability in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << capability);
+        if CAPABILITIES.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
+    let groups: Vec<Gid> = spec.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        // Where one id only is mapped, the kernel lets nobody change groups.
+        Err(Errno::PERM) if groups_are_fixed() => {}
+        other => other.map_err(|errno| {
+            let message = format!("can't take on the groups {:?}", spec.groups);
+            SetupFailure::new(Stage::User, message, errno)
+        })?,
+    }
+    let gid = Gid::from_raw(spec.gid);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| {
+        let hint = if errno == Errno::INVAL {
+            ": it is not mapped in this user namespace"
+        } else {
+            ""
+        };
+        let message = format!("can't take on group {}{hint}", spec.gid);
+        SetupFailure::new(Stage::User, message, errno)
+    })
+}
+
+fn groups_are_fixed() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|content| content.starts_with(b"deny"))
+}
+
+fn limit_capabilities(spec: &SandboxSpec) -> Result<(), Errno> {
+    let present = rustix::thread::capabilities(None)?;
+    let limit = match spec.security {
+        Security::Sandbox => CAPABILITIES,
+        Security::Insecure => present.permitted,
+    };
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: present.effective & limit,
+            permitted: present.permitted & limit,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
+/// Finds the program and becomes it. Returns the reason if that fails.
+fn start(spec: &SandboxSpec) -> Outcome {
+    let Some(name) = spec.args.first() else {
+        return Outcome::SetupFailed(SetupFailure::request("no program to run"));
+    };
+    let strings = |strings: &[String]| -> Result<Vec<CString>, Outcome> {
+        strings
+            .iter()
+            .map(|string| CString::new(string.as_str()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| {
+                Outcome::SetupFailed(SetupFailure::request(
+                    "an argument or environment variable holds a NUL byte",
+                ))
+            })
+    };
+    let (args, env) = match (strings(&spec.args), strings(&spec.env)) {
+        (Ok(args), Ok(env)) => (args, env),
+        (Err(outcome), _) | (_, Err(outcome)) => return outcome,
+    };
+    let path = match find(name, &spec.env) {
+        Ok(path) => path,
+        Err(outcome) => return outcome,
+    };
+    let Err(errno) = syscall::exec(&path, &args, &env);
+    let code = if errno == Errno::NOENT { 127 } else { 126 };
+    Outcome::NotExecutable {
+        code,
+        message: format!("exec {}: {}", path.to_string_lossy(), describe(errno)),
+    }
+}
+
+/// The program's path: as written if it has a slash, else the first executable in `PATH`.
+fn find(name: &str, env: &[String]) -> Result<CString, Outcome> {
+    let not_executable = |code, reason: &str| Outcome::NotExecutable {
+        code,
+        message: format!("exec: \"{name}\": {reason}"),
+    };
+    if name.contains('/') {
+        return match executable(name) {
+            Ok(path) => Ok(path),
+            Err(Errno::NOENT) => Err(not_executable(
+                127,
+                &format!("stat {name}: no such file or directory"),
+            )),
+            Err(errno) => Err(not_executable(126, &describe(errno))),
+        };
+    }
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="))
+        .unwrap_or("");
+    let mut refused = None;
+    for directory in path.split(':') {
+        // An empty entry is the working directory.
+        let directory = if directory.is_empty() { "." } else { directory };
+        match executable(&format!("{directory}/{name}")) {
+            Ok(path) if !name.is_empty() => return Ok(path),
+            Err(Errno::ACCESS) => refused = Some(Errno::ACCESS),
+            _ => {}
+        }
+    }
+    Err(match refused {
+        Some(errno) => not_executable(126, &describe(errno)),
+        None => not_executable(127, "executable file not found in $PATH"),
+    })
+}
+
+/// Whether a path is a file that this process may execute.
+fn executable(path: &str) -> Result<CString, Errno> {
+    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    let metadata = rustix::fs::stat(&*path)?;
+    if FileType::from_raw_mode(metadata.st_mode).is_dir() {
+        return Err(Errno::ISDIR);
+    }
+    rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS)?;
+    Ok(path)
+}
+
+fn describe(errno: Errno) -> String {
+    match errno {
+        Errno::ACCESS => "permission denied".to_owned(),
+        Errno::NOENT => "no such file or directory".to_owned(),
+        Errno::ISDIR => "is a directory".to_owned(),
+        Errno::NOEXEC => "exec format error".to_owned(),
+        Errno::TOOBIG => "argument list too long".to_owned(),
+        other => other.to_string(),
+    }
+}
