@@ -3,16 +3,24 @@
 //!
 //! - [`entry`], [`index`]: one path of a layer, and all of them, sorted
 //! - [`view`]: what a stack of layers looks like from above; pure
-//! - `tar_writer`, `tar_reader`: the canonical tar stream, and reading anybody's
+//! - [`tar_writer`], [`tar_reader`]: the canonical tar stream, and reading anybody's
 //! - `apply`: a tar stream into a folder; `diff`: a folder into an index and a tar stream
 //! - [`form`]: what makes two folders of the same layer different on disk
-//! - `compression`: gzip and zstd, the same bytes on any number of cores
+//! - [`compression`]: gzip and zstd, the same bytes on any number of cores
 //!
 //! Nothing here knows an image, a registry or the store. Nothing here resolves a path outside the
 //! descriptor that it was given, and nothing that reaches a tar stream comes from the clock, from
 //! a user's name or from the number of cores.
 
+mod assembly;
+pub mod compression;
 pub mod entry;
 pub mod form;
 pub mod index;
+mod tar_header;
+pub mod tar_reader;
+pub mod tar_writer;
 pub mod view;
+mod xattr;
+
+pub use assembly::AssemblyError;
