@@ -27,7 +27,7 @@ pub struct RemoteRecord {
 
 impl Store {
     /// What the step with this key gave, if it is known. Whether the layer's content is still
-    /// here is another question: see [`Store::has_content`].
+    /// here is another question.
     ///
     /// # Errors
     /// When the database fails.

@@ -8,12 +8,18 @@ use std::sync::{Arc, PoisonError};
 use super::error::{Action, StoreError};
 use super::{Store, sql};
 use crate::digest::{BlobDigest, CacheKey, CacheKeyBuilder, ChainId, DiffId};
-use crate::layer::form::Form;
 use crate::layer::index::Index;
 
 /// Names a layer of this store. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LayerId(pub(super) i64);
+
+impl LayerId {
+    /// The number, for keys that are used in this store only.
+    pub fn number(self) -> u64 {
+        self.0.cast_unsigned()
+    }
+}
 
 impl fmt::Display for LayerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,10 +91,10 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn create_layer(&self, new: NewLayer) -> Result<LayerId, StoreError> {
+    pub fn create_layer(&self, new: &NewLayer) -> Result<LayerId, StoreError> {
         self.inner
             .database
-            .write(|transaction| Ok(sql::create_layer(transaction, &new)?))
+            .write(|transaction| Ok(sql::create_layer(transaction, new)?))
     }
 
     /// Records a layer's diff ID and the size of its plain tar in bytes.
@@ -142,34 +148,6 @@ impl Store {
         self.inner
             .database
             .write(|transaction| Ok(sql::add_compressed(transaction, diff_id, blob)?))
-    }
-
-    /// Whether the layer's content is here, in a way that this form can use: its tree in that
-    /// form, its plain tar, or a compressed one.
-    ///
-    /// # Errors
-    /// When the database or the disk fail.
-    pub fn has_content(&self, id: LayerId, form: &Form) -> Result<bool, StoreError> {
-        let Some(layer) = self.layer(id)? else {
-            return Ok(false);
-        };
-        if self.tree(id, form)?.is_some() {
-            return Ok(true);
-        }
-        let compressed = match &layer.diff_id {
-            Some(diff_id) => self.compressed_blobs(diff_id)?,
-            None => Vec::new(),
-        };
-        for digest in layer
-            .plain_blob
-            .iter()
-            .chain(compressed.iter().map(|blob| &blob.digest))
-        {
-            if self.has_blob(digest)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// The layer's entry index, or that of another layer with the same diff ID. Once read, it

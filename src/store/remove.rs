@@ -132,7 +132,7 @@ mod tests {
         symlink(&outside, inside.join("a/link")).unwrap();
         let closed = inside.join("a/b/closed");
         create_dir_all(closed.join("c")).unwrap();
-        set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+        set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
         remove_tree(&inside).unwrap();
         assert!(!inside.exists());
         assert!(outside.join("file").exists());

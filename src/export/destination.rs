@@ -1,0 +1,113 @@
+//! Where an archive goes: a file, which is whole when it has its name, or standard output.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use super::ExportError;
+
+/// An archive's destination, opened.
+pub struct Destination {
+    out: Out,
+}
+
+enum Out {
+    Stdout(io::BufWriter<io::Stdout>),
+    File {
+        out: io::BufWriter<File>,
+        beside: tempfile::TempPath,
+        place: PathBuf,
+    },
+    /// A pipe or a device: it can't be renamed over.
+    InPlace(io::BufWriter<File>),
+}
+
+const BUFFER: usize = 1 << 18;
+
+impl Destination {
+    /// Opens `path`, or standard output where that is `-`. A file appears under its name only
+    /// with [`Destination::commit`].
+    ///
+    /// # Errors
+    /// When it can't be written, or standard output is a terminal.
+    pub fn open(path: &Path) -> Result<Self, ExportError> {
+        if path == Path::new("-") {
+            let stdout = io::stdout();
+            if stdout.is_terminal() {
+                return Err(ExportError::Terminal);
+            }
+            let out = Out::Stdout(io::BufWriter::with_capacity(BUFFER, stdout));
+            return Ok(Self { out });
+        }
+        let is_special = |path: &Path| {
+            path.metadata()
+                .is_ok_and(|found| !found.is_file() && !found.is_dir())
+        };
+        if is_special(path) {
+            let file = OpenOptions::new().write(true).open(path);
+            let file = file.map_err(ExportError::io("open", path))?;
+            let out = Out::InPlace(io::BufWriter::with_capacity(BUFFER, file));
+            return Ok(Self { out });
+        }
+        // The file that a link names is replaced, not the link.
+        let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let folder = match place.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let beside = new_file(folder).map_err(ExportError::io("create a file in", folder))?;
+        let (file, beside) = beside.into_parts();
+        Ok(Self {
+            out: Out::File {
+                out: io::BufWriter::with_capacity(BUFFER, file),
+                beside,
+                place,
+            },
+        })
+    }
+
+    /// Ends the output: what was written is now under its name.
+    ///
+    /// # Errors
+    /// When the last bytes can't be written or the file can't be renamed.
+    pub fn commit(self) -> Result<(), ExportError> {
+        match self.out {
+            Out::Stdout(mut out) => out.flush().map_err(ExportError::Write),
+            Out::InPlace(mut out) => out.flush().map_err(ExportError::Write),
+            Out::File {
+                mut out,
+                beside,
+                place,
+            } => {
+                out.flush().map_err(ExportError::Write)?;
+                let renamed = beside.persist(&place).map_err(|error| error.error);
+                renamed.map_err(ExportError::io("create", &place))
+            }
+        }
+    }
+}
+
+/// A new file in `folder` with the mode that any new file gets.
+pub(super) fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    tempfile::Builder::new()
+        .prefix(".rbuild-")
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+}
+
+impl Write for Destination {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.out {
+            Out::Stdout(out) => out.write(bytes),
+            Out::File { out, .. } | Out::InPlace(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.out {
+            Out::Stdout(out) => out.flush(),
+            Out::File { out, .. } | Out::InPlace(out) => out.flush(),
+        }
+    }
+}
