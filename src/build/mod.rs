@@ -11,6 +11,18 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::time::Timestamp;
 
+mod assemble;
+mod dockerfile;
+mod error;
+mod fetch;
+mod inputs;
+mod outputs;
+mod resolve;
+mod run;
+
+pub use error::{BuildError, Located};
+pub use run::{BuildEnvironment, build, materializer};
+
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContextSource {

@@ -69,6 +69,11 @@ impl Materializer {
         &self.store
     }
 
+    /// What brings blobs from registries.
+    pub fn fetcher(&self) -> &dyn FetchBlobs {
+        self.fetcher.as_ref()
+    }
+
     /// The form of the trees made here.
     pub fn form(&self) -> &Form {
         &self.form

@@ -9,6 +9,7 @@
 
 mod content;
 mod materialize;
+pub mod origin;
 mod source;
 
 pub use content::Content;

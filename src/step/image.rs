@@ -3,7 +3,7 @@
 use super::{StepContext, StepError, StepResult, empty_snapshot};
 use crate::digest::{CacheKeyBuilder, ChainId, DiffId};
 use crate::graph::BaseImage;
-use crate::snapshot::{RemoteBlob, Snapshot};
+use crate::snapshot::{RemoteBlob, Snapshot, origin};
 use crate::store::{CompressedBlob, LayerId, NewLayer};
 use crate::time::Timestamp;
 
@@ -29,6 +29,7 @@ impl StepContext {
                     },
                 )?;
                 if let Some(repository) = &image.repository {
+                    origin::remember(self.store(), &blob.digest, repository)?;
                     self.materializer.register(
                         layer,
                         RemoteBlob {

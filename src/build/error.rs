@@ -1,0 +1,111 @@
+//! Why a build failed, with the place in the Dockerfile where there is one.
+
+use std::sync::Arc;
+
+use super::resolve::ResolveError;
+use crate::context::ContextError;
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::span::Span;
+use crate::export::ExportError;
+use crate::export::registry::PushError;
+use crate::snapshot::SnapshotError;
+use crate::solver::SolveError;
+use crate::store::StoreError;
+
+/// Something in a Dockerfile, with what is needed to show it.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The Dockerfile's name as the user knows it.
+    pub name: String,
+    /// Its text.
+    pub text: Arc<str>,
+    /// What is to be said of it.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The Dockerfile can't be read as one, or asks for something that can't be had.
+    #[error("failed to read the Dockerfile `{}`", .0.name)]
+    Dockerfile(Located),
+    /// A base image can't be used.
+    #[error("failed to resolve the base image: {source}")]
+    Resolve {
+        /// The line that names it.
+        located: Located,
+        /// Why.
+        #[source]
+        source: Box<ResolveError>,
+    },
+    /// A step failed.
+    #[error("failed to build: {source}")]
+    Step {
+        /// The instruction.
+        located: Located,
+        /// Why.
+        #[source]
+        source: Arc<SolveError>,
+    },
+    /// There is no Dockerfile.
+    #[error("failed to read dockerfile: `{0}`: no such file or directory")]
+    NoDockerfile(String),
+    /// The Dockerfile is not text.
+    #[error("failed to read dockerfile: `{0}` is not valid UTF-8")]
+    NotText(String),
+    /// The build context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A secret of `--secret` that isn't there.
+    #[error("failed to read secret `{id}` from {from}: {reason}")]
+    Secret {
+        /// Its id.
+        id: String,
+        /// Where it should be.
+        from: String,
+        /// Why it can't be had.
+        reason: String,
+    },
+    /// Layers.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Writing the image.
+    #[error("failed to export the image: {0}")]
+    Export(#[from] ExportError),
+    /// Pushing the image.
+    #[error("failed to push `{reference}`: {source}")]
+    Push {
+        /// Under which name.
+        reference: String,
+        /// Why.
+        #[source]
+        source: PushError,
+    },
+    /// The request itself can't be met.
+    #[error("{0}")]
+    Request(String),
+    /// The build was stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl Located {
+    /// Points at one span with one message.
+    pub(super) fn at(&self, span: Span, message: impl Into<String>) -> Self {
+        Self {
+            diagnostics: vec![Diagnostic::error(span, message)],
+            ..self.clone()
+        }
+    }
+
+    /// Says what `diagnostics` say.
+    pub(super) fn saying(&self, diagnostics: Vec<Diagnostic>) -> BuildError {
+        BuildError::Dockerfile(Self {
+            diagnostics,
+            ..self.clone()
+        })
+    }
+}

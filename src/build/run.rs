@@ -1,0 +1,208 @@
+//! The build itself, from request to result.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::assemble::{Assembled, assemble};
+use super::error::{BuildError, Located};
+use super::fetch::Fetcher;
+use super::resolve::Resolver;
+use super::{BuildRequest, BuildResult, dockerfile, inputs, outputs};
+use crate::dockerfile as language;
+use crate::graph::lowering::{Lowered, lower};
+use crate::graph::plan::{ImageKey, Options, Plan};
+use crate::graph::{BaseImage, Operation};
+use crate::layer::form::Form;
+use crate::platform::Platform;
+use crate::registry::Client;
+use crate::sandbox::Launcher;
+use crate::snapshot::Materializer;
+use crate::solver::cancel::Cancel;
+use crate::solver::events::{Event, EventSink, Reporter};
+use crate::solver::{self, SolveError, Solved};
+use crate::step::StepContext;
+use crate::store::Store;
+
+/// Looks an environment variable up.
+pub type Variables = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
+/// What a build works with, made by whoever knows the machine.
+pub struct BuildEnvironment {
+    /// The store.
+    pub store: Store,
+    /// Speaks to registries.
+    pub client: Client,
+    /// The form of trees that this process can make.
+    pub form: Form,
+    /// Starts sandboxes; else why none can be had.
+    pub launcher: Result<Launcher, String>,
+    /// Stops the build.
+    pub cancel: Cancel,
+    /// Standard input, from its first byte, where the request reads it.
+    pub stdin: Mutex<Option<Box<dyn Read + Send>>>,
+    /// Environment variables, for secrets that are in one.
+    pub variables: Variables,
+}
+
+/// What makes the layers' shapes in `environment`. Must be called on a tokio runtime.
+pub fn materializer(environment: &BuildEnvironment, reporter: &Arc<Reporter>) -> Arc<Materializer> {
+    let fetcher = Fetcher {
+        client: environment.client.clone(),
+        store: environment.store.clone(),
+        reporter: Arc::clone(reporter),
+        runtime: Handle::current(),
+        cancel: environment.cancel.clone(),
+    };
+    Arc::new(Materializer::new(
+        environment.store.clone(),
+        environment.form.clone(),
+        Box::new(fetcher),
+    ))
+}
+
+/// Builds an image. Must be called on a tokio runtime of several threads.
+///
+/// # Errors
+/// Whatever made it impossible; every step has ended by then.
+pub async fn build(
+    request: BuildRequest,
+    environment: &BuildEnvironment,
+    events: Arc<dyn EventSink>,
+) -> Result<BuildResult, BuildError> {
+    let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
+    let stdin = environment.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let activity = reporter.begin("[internal] load build definition");
+    let opened = activity.end(dockerfile::open(&request, &environment.store, stdin))?;
+    let source = opened.dockerfile;
+    let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
+    for warning in &parsed.warnings {
+        events.emit(Event::Warning(warning.message.clone()));
+    }
+    let plan = Plan::new(parsed, options(&request)).map_err(|one| source.saying(vec![one]))?;
+    let images = resolve_all(&plan, &source, &request, environment, &reporter).await?;
+    let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
+    let materializer = materializer(environment, &reporter);
+    let context = Arc::new(StepContext {
+        materializer: Arc::clone(&materializer),
+        context: Some(Arc::clone(&opened.context)),
+        launcher: environment.launcher.clone(),
+        secrets: inputs::secrets(&request.secrets, &*environment.variables)?,
+        no_cache: request.no_cache,
+        cancel: environment.cancel.clone(),
+        events,
+    });
+    let graph = Arc::new(lowered.graph.clone());
+    let solved = solver::solve(graph, lowered.target, context, Arc::clone(&reporter)).await;
+    opened.context.save_digests();
+    let solved = solved.map_err(|error| step_error(&source, &lowered, error))?;
+    let (cached_steps, steps) = count(&lowered, &solved);
+    let activity = reporter.begin("exporting to image");
+    let image = whole(&materializer, &request, lowered, solved).await;
+    let image = activity.end(image)?;
+    let manifest = outputs::deliver(&request, environment, &materializer, &image, &reporter).await?;
+    environment.store.sync()?;
+    Ok(BuildResult {
+        image_id: image.id,
+        manifest,
+        tags: request.tags,
+        cached_steps,
+        steps,
+    })
+}
+
+async fn whole(
+    materializer: &Arc<Materializer>,
+    request: &BuildRequest,
+    lowered: Lowered,
+    solved: Solved,
+) -> Result<Assembled, BuildError> {
+    let (materializer, request) = (Arc::clone(materializer), request.clone());
+    let assembled =
+        tokio::task::spawn_blocking(move || assemble(&materializer, &request, lowered, &solved));
+    assembled.await.map_err(|_| BuildError::Canceled)?
+}
+
+fn options(request: &BuildRequest) -> Options {
+    let host = Platform::host();
+    Options {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platform: request.platform.clone().unwrap_or_else(|| host.clone()),
+        platform_is_explicit: request.platform.is_some(),
+        build_platform: host,
+        network: request.network,
+        source_date_epoch: request.source_date_epoch.map(|time| time.seconds()),
+    }
+}
+
+/// Resolves every base image that the target needs, and those that their triggers need.
+async fn resolve_all(
+    plan: &Plan,
+    source: &Located,
+    request: &BuildRequest,
+    environment: &BuildEnvironment,
+    reporter: &Arc<Reporter>,
+) -> Result<BTreeMap<ImageKey, BaseImage>, BuildError> {
+    let resolver = Resolver {
+        store: &environment.store,
+        client: &environment.client,
+        events: reporter.sink().as_ref(),
+        pull: request.pull,
+    };
+    let mut known = BTreeMap::new();
+    loop {
+        let missing = plan
+            .missing_images(&known)
+            .map_err(|one| source.saying(vec![one]))?;
+        if missing.is_empty() {
+            return Ok(known);
+        }
+        let resolving = missing.into_iter().map(|(key, span)| {
+            let (resolver, reporter) = (&resolver, Arc::clone(reporter));
+            async move {
+                let activity = reporter.begin(&format!("[internal] load metadata for {}", key.name));
+                let image = activity.end(resolver.resolve(&key).await);
+                let image = image.map_err(|error| BuildError::Resolve {
+                    located: source.at(span, error.to_string()),
+                    source: Box::new(error),
+                })?;
+                Ok::<_, BuildError>((key, image))
+            }
+        });
+        let resolved = futures_util::future::try_join_all(resolving);
+        let resolved = tokio::select! {
+            resolved = resolved => resolved?,
+            () = environment.cancel.canceled() => return Err(BuildError::Canceled),
+        };
+        known.extend(resolved);
+    }
+}
+
+fn step_error(source: &Located, lowered: &Lowered, error: Arc<SolveError>) -> BuildError {
+    if error.error.is_canceled() {
+        return BuildError::Canceled;
+    }
+    let span = lowered.graph.vertex(error.vertex).meta.span;
+    BuildError::Step {
+        located: source.at(span, error.error.to_string()),
+        source: error,
+    }
+}
+
+/// How many steps the cache answered, and how many there were.
+fn count(lowered: &Lowered, solved: &Solved) -> (usize, usize) {
+    let mut counts = (0, 0);
+    for (index, result) in solved {
+        if matches!(lowered.graph.vertex(*index).operation, Operation::Image(_)) {
+            continue;
+        }
+        counts.0 += usize::from(result.cached);
+        counts.1 += 1;
+    }
+    counts
+}

@@ -1,0 +1,162 @@
+//! An image into a registry: the blobs that it doesn't have, then the manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::layers::{OutgoingLayer, outgoing};
+use crate::digest::BlobDigest;
+use crate::image::manifest::{Descriptor, Manifest, media_type};
+use crate::reference::Reference;
+use crate::digest::DiffId;
+use crate::registry::{BlobSource, Client, Progress, RegistryError};
+use crate::snapshot::{Materializer, SnapshotError};
+use crate::solver::events::Reporter;
+use crate::store::{LayerId, StoreError};
+
+/// How many blobs are on their way at a time.
+const AT_ONCE: usize = 4;
+
+/// An image that is to leave.
+#[derive(Clone, Debug)]
+pub struct StoredImage {
+    /// The bytes of its config.
+    pub config: Vec<u8>,
+    /// Its layers, lowest first.
+    pub layers: Vec<(LayerId, DiffId)>,
+    /// Annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why an image could not be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// A layer can't be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A blob that should be here is not.
+    #[error("blob {0} is missing from the store")]
+    MissingBlob(BlobDigest),
+    /// The push was stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+/// What a push has left in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Digest of the manifest.
+    pub manifest: BlobDigest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The manifest of an image, and its layers ready to leave. Layers that were never compressed
+/// are compressed now.
+///
+/// # Errors
+/// When a layer can't be read.
+pub fn manifest(
+    materializer: &Materializer,
+    image: &StoredImage,
+) -> Result<(Manifest, Vec<OutgoingLayer>), PushError> {
+    let mut layers = Vec::with_capacity(image.layers.len());
+    for (layer, diff_id) in &image.layers {
+        layers.push(outgoing(materializer, *layer, *diff_id)?);
+    }
+    let config = Descriptor::of(media_type::OCI_CONFIG, &image.config);
+    let descriptors = layers.iter().map(|layer| layer.descriptor.clone()).collect();
+    Ok((Manifest::new(config, descriptors, image.annotations.clone()), layers))
+}
+
+/// Pushes an image under one name.
+///
+/// # Errors
+/// When a layer can't be read, or the registry refuses something.
+pub async fn push(
+    materializer: &Arc<Materializer>,
+    client: &Client,
+    image: &StoredImage,
+    reference: &Reference,
+    reporter: &Arc<Reporter>,
+) -> Result<Pushed, PushError> {
+    let activity = Arc::new(reporter.begin(&format!("pushing {reference}")));
+    let result = async {
+        let (prepared, image_again) = (Arc::clone(materializer), image.clone());
+        let prepared = tokio::task::spawn_blocking(move || manifest(&prepared, &image_again)).await;
+        let (manifest, layers) = prepared.map_err(|_| PushError::Canceled)??;
+        let progress = |descriptor: &Descriptor| -> Progress {
+            let (activity, item) = (Arc::clone(&activity), descriptor.digest.to_string());
+            let total = Some(descriptor.size);
+            Arc::new(move |current| activity.progress(&item, current, total))
+        };
+        let mut seen = BTreeSet::new();
+        let distinct: Vec<OutgoingLayer> = layers
+            .into_iter()
+            .filter(|layer| seen.insert(layer.descriptor.digest))
+            .collect();
+        stream::iter(distinct)
+            .map(|layer| push_layer(materializer, client, reference, layer, &progress))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let config = BlobSource::bytes(image.config.clone());
+        client
+            .push_blob(reference, &manifest.config, &config, None, None)
+            .await?;
+        let bytes = manifest.to_bytes();
+        let size = bytes.len() as u64;
+        let digest = client
+            .push_manifest(reference, media_type::OCI_MANIFEST, bytes)
+            .await?;
+        Ok(Pushed {
+            manifest: digest,
+            size,
+        })
+    }
+    .await;
+    match Arc::into_inner(activity) {
+        Some(activity) => activity.end(result),
+        None => result,
+    }
+}
+
+async fn push_layer(
+    materializer: &Arc<Materializer>,
+    client: &Client,
+    reference: &Reference,
+    layer: OutgoingLayer,
+    progress: &dyn Fn(&Descriptor) -> Progress,
+) -> Result<(), PushError> {
+    let descriptor = &layer.descriptor;
+    if client.has_blob(reference, &descriptor.digest).await? {
+        return Ok(());
+    }
+    if let Some(origin) = &layer.origin {
+        // Within one registry the blob only has to be linked; across two it has to pass here.
+        if client
+            .mount_blob(reference, &origin.repository, &descriptor.digest)
+            .await?
+        {
+            return Ok(());
+        }
+        let (fetching, origin) = (Arc::clone(materializer), origin.clone());
+        let fetched = tokio::task::spawn_blocking(move || fetching.fetcher().fetch(&[origin])).await;
+        fetched.map_err(|_| PushError::Canceled)??;
+    }
+    let file = materializer.store().blob(&descriptor.digest)?;
+    let file = file.ok_or(PushError::MissingBlob(descriptor.digest))?;
+    let source = BlobSource::file(file);
+    let progress = progress(descriptor);
+    client
+        .push_blob(reference, descriptor, &source, None, Some(&progress))
+        .await?;
+    Ok(())
+}
