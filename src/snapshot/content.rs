@@ -26,9 +26,12 @@ impl Content {
         match self {
             Self::Tree(root) => Ok(Box::new(root.open_file(&entry.path)?)),
             Self::Plain(file) => {
-                let offset = entry
-                    .offset
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its place in the layer is not known"))?;
+                let offset = entry.offset.ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "its place in the layer is not known",
+                    )
+                })?;
                 Ok(Box::new(Window {
                     file: Arc::clone(file),
                     offset,
@@ -48,7 +51,9 @@ struct Window {
 
 impl Read for Window {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
         let n = self.file.read_at(&mut buf[..most], self.offset)?;
         self.offset += n as u64;
         self.left -= n as u64;

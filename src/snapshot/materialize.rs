@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::content::Content;
 use super::{Snapshot, SnapshotError};
-use crate::digest::{BlobDigest, CacheKeyBuilder, Digest, DiffId, HashingStream};
+use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, Digest, HashingStream};
 use crate::fs::Root;
 use crate::layer::compression;
 use crate::layer::form::Form;
@@ -106,9 +106,14 @@ impl Materializer {
     /// # Errors
     /// When a layer without an index can't be read.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
-        self.fetch_missing(&snapshot.layers, |layer| Ok(self.store.index(layer)?.is_none()))?;
-        let indexes: Result<Vec<Arc<Index>>, SnapshotError> =
-            snapshot.layers.iter().map(|layer| self.index(*layer)).collect();
+        self.fetch_missing(&snapshot.layers, |layer| {
+            Ok(self.store.index(layer)?.is_none())
+        })?;
+        let indexes: Result<Vec<Arc<Index>>, SnapshotError> = snapshot
+            .layers
+            .iter()
+            .map(|layer| self.index(*layer))
+            .collect();
         Ok(View::new(indexes?))
     }
 
@@ -125,9 +130,8 @@ impl Materializer {
             return Ok(index);
         }
         let diff_id = self.required_diff_id(layer)?;
-        let (index, ()) = self.read_verified(layer, diff_id, |tar| {
-            Ok((tar_reader::read_index(tar)?, ()))
-        })?;
+        let (index, ()) =
+            self.read_verified(layer, diff_id, |tar| Ok((tar_reader::read_index(tar)?, ())))?;
         self.store.put_index(layer, &index)?;
         Ok(Arc::new(index))
     }
@@ -155,9 +159,12 @@ impl Materializer {
         let mut tar = compression::decompress(self.blob(layer, diff_id)?)
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut writer = self.store.ingest()?;
-        io::copy(&mut tar, &mut writer).map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
+        io::copy(&mut tar, &mut writer)
+            .map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
         writer.commit(Some(digest))?;
-        self.store.blob(&digest)?.ok_or_else(|| Self::missing(diff_id))
+        self.store
+            .blob(&digest)?
+            .ok_or_else(|| Self::missing(diff_id))
     }
 
     /// The trees of a snapshot's layers, lowest first, made where they are missing.
@@ -212,7 +219,8 @@ impl Materializer {
             source,
         })?;
         // Readers stop at the end marker; the digest covers what stands behind it too.
-        io::copy(&mut tar, &mut io::sink()).map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        io::copy(&mut tar, &mut io::sink())
+            .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let found = DiffId(tar.finish().1);
         if found != diff_id {
             return Err(SnapshotError::DiffIdMismatch {
@@ -259,7 +267,9 @@ impl Materializer {
     ) -> Result<(), SnapshotError> {
         let mut blobs: Vec<RemoteBlob> = Vec::new();
         for layer in layers {
-            let Some(remote) = self.remote(*layer) else { continue };
+            let Some(remote) = self.remote(*layer) else {
+                continue;
+            };
             if !needed(*layer)? || blobs.contains(&remote) {
                 continue;
             }
@@ -275,7 +285,9 @@ impl Materializer {
     }
 
     fn lock(&self, layer: LayerId) -> Result<crate::fs::lock::Lock, SnapshotError> {
-        let key = CacheKeyBuilder::new("layer shape").number(layer.number()).finish();
+        let key = CacheKeyBuilder::new("layer shape")
+            .number(layer.number())
+            .finish();
         Ok(self.store.lock(&key)?)
     }
 

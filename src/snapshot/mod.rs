@@ -52,7 +52,9 @@ pub enum SnapshotError {
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
     /// The plain tar is not what the image config promises.
-    #[error("layer {expected}: its content has diff ID {found}; the image is damaged or was tampered with")]
+    #[error(
+        "layer {expected}: its content has diff ID {found}; the image is damaged or was tampered with"
+    )]
     DiffIdMismatch {
         /// What the config says.
         expected: DiffId,

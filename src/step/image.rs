@@ -13,7 +13,9 @@ impl StepContext {
         let mut diff_ids: Vec<DiffId> = Vec::with_capacity(image.layers.len());
         for base in &image.layers {
             diff_ids.push(base.diff_id);
-            let Some(chain_id) = ChainId::of(&diff_ids) else { continue };
+            let Some(chain_id) = ChainId::of(&diff_ids) else {
+                continue;
+            };
             let layer = match self.store().layer_by_chain(&chain_id)? {
                 Some(layer) => layer.id,
                 None => self.new_base_layer(base.diff_id, chain_id)?,
@@ -42,7 +44,9 @@ impl StepContext {
             layers.push(layer);
         }
         let key = match ChainId::of(&diff_ids) {
-            Some(chain_id) => CacheKeyBuilder::new("image layers").field(chain_id.0.as_bytes()).finish(),
+            Some(chain_id) => CacheKeyBuilder::new("image layers")
+                .field(chain_id.0.as_bytes())
+                .finish(),
             None => empty_snapshot().key,
         };
         Ok(StepResult {

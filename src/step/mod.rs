@@ -201,7 +201,12 @@ impl StepContext {
     }
 
     /// Records a new layer under `key`.
-    fn finished(&self, key: CacheKey, parent: &Snapshot, layer: LayerId) -> Result<StepResult, StepError> {
+    fn finished(
+        &self,
+        key: CacheKey,
+        parent: &Snapshot,
+        layer: LayerId,
+    ) -> Result<StepResult, StepError> {
         let created = Timestamp::now();
         let record = CacheRecord {
             layer: Some(layer),

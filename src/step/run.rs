@@ -181,7 +181,9 @@ impl StepContext {
             let source_path = source.trim_start_matches('/').as_bytes().to_vec();
             prepared.push(match from {
                 FileSystem::Scratch => Prepared::Files(super::empty_snapshot(), source_path),
-                FileSystem::Vertex(index) => Prepared::Files(inputs.parent(Some(*index)), source_path),
+                FileSystem::Vertex(index) => {
+                    Prepared::Files(inputs.parent(Some(*index)), source_path)
+                }
                 FileSystem::Context => self.context_files(mount, source)?,
             });
         }
@@ -195,7 +197,10 @@ impl StepContext {
         };
         let tree = self.context.as_ref().ok_or_else(missing)?;
         let path = source.trim_start_matches('/').as_bytes();
-        let node = tree.lookup(path, true).map_err(copy::CopyError::Tree)?.ok_or_else(missing)?;
+        let node = tree
+            .lookup(path, true)
+            .map_err(copy::CopyError::Tree)?
+            .ok_or_else(missing)?;
         let is_directory = node.entry.is_directory();
         let copy = Copy {
             from: FileSystem::Context,
@@ -208,7 +213,11 @@ impl StepContext {
             directory_time: None,
         };
         let result = self.copy(&copy, &super::empty_snapshot(), Some(tree))?;
-        let inside = if is_directory { Vec::new() } else { b"file".to_vec() };
+        let inside = if is_directory {
+            Vec::new()
+        } else {
+            b"file".to_vec()
+        };
         Ok(Prepared::Files(result.snapshot, inside))
     }
 
@@ -232,7 +241,8 @@ impl StepContext {
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
-        let hosts = format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let hosts =
+            format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
             let path = format!("{SCRIPTS}/{}", script.name);
@@ -256,7 +266,9 @@ impl StepContext {
             MountKind::Bind {
                 source, read_write, ..
             } => {
-                let Prepared::Files(snapshot, path) = prepared else { return Ok(()) };
+                let Prepared::Files(snapshot, path) = prepared else {
+                    return Ok(());
+                };
                 self.bind(mount, source, *read_write, snapshot, path, view, assembly)
             }
             MountKind::Cache { read_only, .. } => {
@@ -308,7 +320,10 @@ impl StepContext {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, and a struct would only name them again")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, and a struct would only name them again"
+    )]
     fn bind(
         &self,
         mount: &Mount,
@@ -335,7 +350,11 @@ impl StepContext {
                 .into());
             }
         };
-        let kind = if is_directory { Kind::Directory } else { Kind::File };
+        let kind = if is_directory {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
         assembly.point(view, mount.target.as_bytes(), kind)?;
         let mut lower: Vec<HostPath> = self
             .materializer
@@ -367,7 +386,11 @@ impl StepContext {
     }
 
     /// The folder of a cache mount, by the hash of its id, locked as its sharing wants.
-    fn cache_folder(&self, kind: &MountKind, assembly: &mut Assembly) -> Result<PathBuf, StepError> {
+    fn cache_folder(
+        &self,
+        kind: &MountKind,
+        assembly: &mut Assembly,
+    ) -> Result<PathBuf, StepError> {
         let MountKind::Cache {
             id,
             sharing,
@@ -379,7 +402,12 @@ impl StepContext {
         else {
             return Err(RunError::Canceled.into());
         };
-        let hash = |copy: u64| CacheKeyBuilder::new("cache mount").field(id.as_bytes()).number(copy).finish();
+        let hash = |copy: u64| {
+            CacheKeyBuilder::new("cache mount")
+                .field(id.as_bytes())
+                .number(copy)
+                .finish()
+        };
         let mut copy = 0;
         match sharing {
             CacheSharing::Shared => {}
@@ -392,12 +420,16 @@ impl StepContext {
                 copy += 1;
             },
         }
-        let folder = self.store().cache_mount(&hash(copy), self.materializer.form())?;
+        let folder = self
+            .store()
+            .cache_mount(&hash(copy), self.materializer.form())?;
         if folder.is_new {
             let ids = (Some(*uid), Some(*gid));
-            std::os::unix::fs::chown(&folder.path, ids.0, ids.1).map_err(failed("making a cache mount"))?;
+            std::os::unix::fs::chown(&folder.path, ids.0, ids.1)
+                .map_err(failed("making a cache mount"))?;
             let permissions = std::fs::Permissions::from_mode(*mode);
-            std::fs::set_permissions(&folder.path, permissions).map_err(failed("making a cache mount"))?;
+            std::fs::set_permissions(&folder.path, permissions)
+                .map_err(failed("making a cache mount"))?;
         }
         Ok(folder.path)
     }
@@ -414,10 +446,18 @@ impl StepContext {
         let mut lower: Vec<HostPath> = Vec::new();
         if !assembly.points.is_empty() {
             let tree = self.store().scratch()?;
-            let tar = assembly.points.tar(root_entry(view)).map_err(RunError::Changes)?;
-            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
-            apply::extract(tar.as_slice(), directory.as_fd(), self.materializer.form(), view)
+            let tar = assembly
+                .points
+                .tar(root_entry(view))
                 .map_err(RunError::Changes)?;
+            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
+            apply::extract(
+                tar.as_slice(),
+                directory.as_fd(),
+                self.materializer.form(),
+                view,
+            )
+            .map_err(RunError::Changes)?;
             lower.push(HostPath::from(tree.path().to_owned()));
             assembly.scratch.push(tree);
         }
@@ -518,13 +558,19 @@ impl StepContext {
         let layers = &parent.layers;
         let lower = |found: &crate::layer::view::Found<'_>| -> io::Result<Box<dyn Read>> {
             let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
-            let content = self.materializer.content(*layer).map_err(io::Error::other)?;
+            let content = self
+                .materializer
+                .content(*layer)
+                .map_err(io::Error::other)?;
             let inode = view.inode(*found).unwrap_or(*found);
             open_content(&content, &inode)
         };
-        let index = diff::index_tree(directory.as_fd(), self.materializer.form(), view, &|_, found| {
-            lower(found)
-        })
+        let index = diff::index_tree(
+            directory.as_fd(),
+            self.materializer.form(),
+            view,
+            &|_, found| lower(found),
+        )
         .map_err(RunError::Changes)?;
         let index = points.prune(index);
         let layer = self.store().create_layer(&NewLayer::default())?;
@@ -534,7 +580,10 @@ impl StepContext {
     }
 }
 
-fn open_content(content: &Content, found: &crate::layer::view::Found<'_>) -> io::Result<Box<dyn Read>> {
+fn open_content(
+    content: &Content,
+    found: &crate::layer::view::Found<'_>,
+) -> io::Result<Box<dyn Read>> {
     let reader: Box<dyn Read> = content.open(found.entry)?;
     Ok(reader)
 }
@@ -561,12 +610,20 @@ impl Assembly {
     }
 
     /// Shows `content` as a read-only file that no disk ever holds.
-    fn memory_file(&mut self, target: &str, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<(), RunError> {
+    fn memory_file(
+        &mut self,
+        target: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), RunError> {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let memory = rustix::fs::memfd_create("file", flags)
             .map_err(|error| failed("making a file in memory")(error.into()))?;
         let mut memory = File::from(memory);
-        memory.write_all(content).map_err(failed("making a file in memory"))?;
+        memory
+            .write_all(content)
+            .map_err(failed("making a file in memory"))?;
         io::Seek::rewind(&mut memory).map_err(failed("making a file in memory"))?;
         let source = MountSource::File {
             index: self.passed.len(),
@@ -597,14 +654,18 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
         NetworkMode::None => 1,
     });
     if let Some(script) = &run.script {
-        key.field(script.name.as_bytes()).field(script.content.as_bytes());
+        key.field(script.name.as_bytes())
+            .field(script.content.as_bytes());
     }
     key.number(run.mounts.len() as u64);
     for (mount, prepared) in run.mounts.iter().zip(prepared) {
         key.field(mount.target.as_bytes());
         match (&mount.kind, prepared) {
             (MountKind::Bind { read_write, .. }, Prepared::Files(snapshot, path)) => {
-                key.number(0).key(&snapshot.key).field(path).number(u64::from(*read_write));
+                key.number(0)
+                    .key(&snapshot.key)
+                    .field(path)
+                    .number(u64::from(*read_write));
             }
             (MountKind::Bind { .. }, Prepared::None) => {
                 key.number(1);
@@ -624,7 +685,11 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
 }
 
 fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
-    let mut env: Vec<String> = run.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = run
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let has = |name: &str| run.env.iter().any(|(n, _)| n == name);
     for (name, value) in &run.proxy {
         if !has(name) {
@@ -650,7 +715,8 @@ fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
     let root = root_entry(view);
     let what = "preparing the step's root directory";
     std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)).map_err(failed(what))?;
-    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode)).map_err(failed(what))?;
+    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode))
+        .map_err(failed(what))?;
     let time = std::time::UNIX_EPOCH
         + std::time::Duration::from_secs(u64::try_from(root.mtime).unwrap_or(0));
     let directory = File::open(upper).map_err(failed(what))?;
