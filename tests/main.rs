@@ -1,0 +1,23 @@
+//! Specification tests: a Dockerfile and a context in, an image out, one file per feature.
+//!
+//! They run the real binary; what they need beyond Rust is told by `support::needs`. Run one
+//! feature with `cargo test --test spec run::`.
+
+// Outside `#[test]` functions these lints don't know that this is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+mod base_images;
+mod cache;
+mod commands;
+mod copy_into_existing;
+mod errors;
+mod harness;
+mod hello_example;
+mod language;
+mod layers;
+mod real_dockerfiles;
+mod reproducible;
+mod rooms;
+mod run;

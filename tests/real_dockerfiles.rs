@@ -1,0 +1,261 @@
+//! Dockerfiles as people write them, built as root and without, pushed, read by other tools and
+//! started by containerd.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{
+    Containerd, Need, Project, Rbuild, Registry, User, assert_lines, each_user, needs, repository,
+    run_with_timeout, umoci_tree,
+};
+
+fn dockerfile(name: &str) -> String {
+    std::fs::read_to_string(repository().join("testdata/dockerfiles").join(name)).unwrap()
+}
+
+/// Builds the Go server, pushes it, has skopeo and umoci read it, and containerd start it.
+fn serves(file: &str, program: &str, check: impl Fn(&crate::support::Tree)) {
+    if !needs(&[
+        Need::Root,
+        Need::BaseImages,
+        Need::Program("skopeo"),
+        Need::Program("umoci"),
+        Need::Program("containerd"),
+        Need::Program("runc"),
+        Need::Program("ip"),
+        Need::Program("busybox"),
+    ]) {
+        return;
+    }
+    let project = Project::copy_of("testdata/go-hello").dockerfile(&dockerfile(file));
+    let registry = Registry::start();
+    each_user(|user| {
+        let name = if user.is_root() { "go:root" } else { "go:user" };
+        let rbuild = Rbuild::new(user);
+        rbuild
+            .build(&project)
+            .tag(registry.name(name))
+            .args(["--push"])
+            .ok();
+        let mut inspect = Command::new("skopeo");
+        inspect
+            .args(["inspect", "--config", "--tls-verify=false"])
+            .arg(format!("docker://{}", registry.name(name)));
+        let config: Value =
+            serde_json::from_slice(&run_with_timeout(inspect, None).ok().stdout).unwrap();
+        assert_eq!(config["os"], "linux");
+
+        let tree = umoci_tree(&registry, name);
+        assert_eq!(tree.get(program).mode & 0o111, 0o111);
+        check(&tree);
+
+        let answer = Containerd::start().answer(&registry, name, "http://127.0.0.1:8080/");
+        assert_eq!(answer, "Hello, World!");
+
+        // Built again, nothing runs.
+        let log = rbuild.build(&project).ok();
+        assert_eq!(log.ran(), [""; 0]);
+    });
+}
+
+#[test]
+fn go_latest() {
+    serves("go-latest.Dockerfile", "app/myapp", |tree| {
+        assert_eq!(tree.text("app/go.mod"), "module myapp\n\ngo 1.15\n");
+        assert!(tree.has("usr/bin/go"));
+    });
+}
+
+#[test]
+fn go_1_15() {
+    serves("go-1.15.Dockerfile", "app/myapp", |_| {});
+}
+
+#[test]
+fn go_with_modules_first() {
+    serves("go-modules.Dockerfile", "app/myapp", |tree| {
+        assert!(tree.has("app/go.sum"));
+    });
+}
+
+#[test]
+fn go_builder_to_scratch() {
+    serves("go-to-scratch.Dockerfile", "app", |tree| {
+        let names: Vec<_> = tree
+            .nodes
+            .keys()
+            .map(|path| path.escape_ascii().to_string())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "app",
+                "etc",
+                "etc/ssl",
+                "etc/ssl/certs",
+                "etc/ssl/certs/ca-certificates.crt"
+            ]
+        );
+    });
+}
+
+#[test]
+fn go_builder_to_alpine() {
+    serves("go-to-alpine.Dockerfile", "usr/local/bin/myapp", |tree| {
+        assert!(tree.has("bin/sh"));
+    });
+}
+
+/// The apt settings of this machine, for the image's own apt: sources come with the base image,
+/// proxies and the like don't.
+fn with_machine_apt_settings(project: Project) -> Project {
+    let dump = Command::new("apt-config").arg("dump").output();
+    let settings: String = dump
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| line.starts_with("Acquire::http") || line.starts_with("Acquire::Retries"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    project.file("machine.conf", settings + "Acquire::Retries \"5\";\n")
+}
+
+#[test]
+fn apt_get_install() {
+    if !needs(&[Need::BaseImages, Need::PackageMirror]) {
+        return;
+    }
+    let plain = dockerfile("apt.Dockerfile");
+    // What the machine needs for its mirror is mounted, and so stays out of the image.
+    let mounted = plain.replace(
+        "RUN ",
+        "RUN --mount=type=bind,source=machine.conf,target=/etc/apt/apt.conf.d/99machine ",
+    ) + "RUN --mount=type=bind,source=machine.conf,target=/etc/apt/apt.conf.d/99machine \
+         apt-get install -y --no-install-recommends dbus openssh-client sudo\n\
+         RUN python3 -c 'print(6 * 7)' && git --version && id messagebus && stat -c '%a %U:%G' \
+         /usr/bin/sudo /usr/bin/ssh-agent /usr/lib/dbus-1.0/dbus-daemon-launch-helper\n";
+    let project = with_machine_apt_settings(Project::with(&mounted));
+    let listings = std::cell::RefCell::new(Vec::new());
+    each_user(|user| {
+        let (image, log) = Rbuild::new(user)
+            .build(&project)
+            .args(proxy_arguments())
+            .image_and_log();
+        let tree = image.tree();
+        let output = log.output();
+        assert!(output.contains(&"42".to_owned()), "{}", log.stderr);
+        let group = |name: &str| -> u32 {
+            let text = tree.text("etc/group");
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(&format!("{name}:")));
+            line.unwrap().split(':').nth(2).unwrap().parse().unwrap()
+        };
+        let kept = [
+            ("usr/bin/su", 0o4755, 0),
+            ("usr/bin/passwd", 0o4755, 0),
+            ("usr/bin/chage", 0o2755, group("shadow")),
+            ("usr/bin/sudo", 0o4755, 0),
+            ("usr/bin/ssh-agent", 0o2755, group("_ssh")),
+            (
+                "usr/lib/dbus-1.0/dbus-daemon-launch-helper",
+                0o4754,
+                group("messagebus"),
+            ),
+            ("etc/shadow", 0o640, group("shadow")),
+            ("var/mail", 0o2775, group("mail")),
+            ("etc/sudoers", 0o440, 0),
+        ];
+        for (path, mode, gid) in kept {
+            let node = tree.get(path);
+            assert_eq!(
+                (node.mode, node.uid, node.gid),
+                (mode, 0, gid),
+                "{path} as {user:?}"
+            );
+        }
+        // _apt's own folder: a user that is neither root nor the builder.
+        let passwd = tree.text("etc/passwd");
+        let apt = passwd
+            .lines()
+            .find(|line| line.starts_with("_apt:"))
+            .unwrap();
+        let apt: u32 = apt.split(':').nth(2).unwrap().parse().unwrap();
+        assert_eq!(tree.get("var/lib/apt/lists/partial").uid, apt);
+        let sandbox = tree.lines(&[
+            "etc/apt/apt.conf.d/99machine",
+            "tmp/**",
+            "dev/null",
+            "proc",
+            "sys",
+            "run",
+        ]);
+        assert_lines(
+            &sandbox
+                .lines()
+                .filter(|line| !line.ends_with(" run"))
+                .collect::<Vec<_>>()
+                .join("\n")
+                .add_newline(),
+            "
+            - etc/apt/apt.conf.d/99machine
+            d 1777 0:0 tmp
+            c 0666 0:0 dev/null 1,3
+            d 0755 0:0 proc
+            d 0755 0:0 sys
+            ",
+        );
+        let owners: Vec<String> = tree
+            .nodes
+            .iter()
+            .filter(|(path, _)| !path.starts_with(b"var/lib/apt/lists/"))
+            .map(|(path, node)| {
+                format!(
+                    "{} {:o} {}:{}",
+                    path.escape_ascii(),
+                    node.mode,
+                    node.uid,
+                    node.gid
+                )
+            })
+            .collect();
+        listings.borrow_mut().push(owners);
+    });
+    // Root and others get the same files with the same owners and modes.
+    let listings = listings.into_inner();
+    if let [root, other] = &listings[..] {
+        assert_lines(&(other.join("\n") + "\n"), &(root.join("\n") + "\n"));
+    }
+}
+
+/// Proxies of the machine, for the steps.
+fn proxy_arguments() -> Vec<String> {
+    ["http_proxy", "https_proxy", "no_proxy"]
+        .into_iter()
+        .filter_map(|name| Some((name, std::env::var(name).ok()?)))
+        .flat_map(|(name, value)| ["--build-arg".to_owned(), format!("{name}={value}")])
+        .collect()
+}
+
+trait AddNewline {
+    fn add_newline(self) -> String;
+}
+
+impl AddNewline for String {
+    fn add_newline(mut self) -> String {
+        self.push('\n');
+        self
+    }
+}
+
+/// All of them parse and name just images that are there, without anything being built.
+#[test]
+fn every_dockerfile_of_the_test_data_is_tested() {
+    let here = std::fs::read_to_string(repository().join("tests/real_dockerfiles.rs")).unwrap();
+    for entry in std::fs::read_dir(repository().join("testdata/dockerfiles")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(here.contains(&name), "{name} is built by no test");
+    }
+    let _ = User::Caller;
+}

@@ -1,0 +1,660 @@
+//! RUN: what a step sees, what it can do and how it ends.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Need, Project, Rbuild, User, assert_lines, each_user, needs, run_with_timeout,
+};
+
+/// Builds as each user and gives what the steps printed.
+fn prints(dockerfile: &str, expected: &[&str]) {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(dockerfile);
+    each_user(|user| {
+        let log = Rbuild::new(user).build(&project).ok();
+        assert_eq!(log.output(), expected, "as {user:?}\n{}", log.stderr);
+    });
+}
+
+#[test]
+fn shell_exec_and_heredoc_forms() {
+    prints(
+        r##"
+        FROM busybox
+        RUN echo shell "$0" $((1+1))
+        RUN ["echo", "exec $0", "two words"]
+        RUN <<EOF
+        echo heredoc $0
+        exit_code=0
+        EOF
+        RUN <<EOF cat > /file
+        written by cat
+        EOF
+        RUN cat /file
+        RUN <<EOF
+        #!/bin/busybox ash
+        echo shebang
+        EOF
+        RUN cat <<one && cat <<two
+        first
+        one
+        second
+        two
+        SHELL ["/bin/busybox", "ash", "-e", "-c"]
+        RUN echo other shell
+        "##,
+        &[
+            "shell /bin/sh 2",
+            "exec $0 two words",
+            "heredoc /bin/sh",
+            "written by cat",
+            "shebang",
+            "first",
+            "second",
+            "other shell",
+        ],
+    );
+}
+
+#[test]
+fn environment_is_what_env_and_arg_say_and_no_more() {
+    prints(
+        r#"
+        FROM busybox
+        ARG argument="an argument"
+        ARG unset
+        ENV variable="a variable" HOME_OF=env
+        RUN env | grep -v -E '^(PWD|SHLVL|OLDPWD|HOSTNAME|_)=' | sort
+        USER app
+        RUN echo $HOME
+        "#,
+        &[
+            "HOME=/root",
+            "HOME_OF=env",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "argument=an argument",
+            "variable=a variable",
+            "/home/app",
+        ],
+    );
+}
+
+#[test]
+fn user_group_and_folder() {
+    prints(
+        "
+        FROM busybox
+        RUN id -u; id -g; pwd
+        WORKDIR /srv/data
+        USER app
+        RUN id -un; id -gn; id -Gn; pwd
+        USER 1000
+        RUN id -G
+        USER nobody:staff
+        RUN id -un; id -gn
+        USER 4321:1234
+        RUN id -u; id -g
+        USER root
+        RUN id -u; touch /root/file && ls -ld /srv/data | cut -c1-10
+        ",
+        &[
+            "0",
+            "0",
+            "/",
+            "app",
+            "app",
+            "app adm staff",
+            "/srv/data",
+            "1000 4 50",
+            "nobody",
+            "staff",
+            "4321",
+            "1234",
+            "0",
+            "drwxr-xr-x",
+        ],
+    );
+}
+
+#[test]
+fn the_sandbox_is_what_docker_gives() {
+    prints(
+        r#"
+        FROM busybox
+        RUN grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)|^NoNewPrivs|^Seccomp:' /proc/self/status | tr '\t' ' '
+        RUN ls /dev | tr '\n' ' '; echo; ls -l /dev/fd | sed 's/.*-> //'
+        RUN ls /proc | grep -c -E '^[0-9]+$' | grep -q -E '^[1-9]$' && echo alone
+        RUN mount -t tmpfs none /mnt 2>/dev/null || echo no mount
+        RUN echo x > /proc/sys/kernel/hostname 2>/dev/null || echo proc/sys is read-only
+        RUN cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c
+        RUN test -w /sys || echo sys is read-only; echo x 2>/dev/null > /sys/kernel/x || echo refused
+        RUN umask
+        RUN ls -l /proc/self/fd | grep -c -E ' (0|1|2|3) -> '; test ! -e /proc/self/fd/4 && echo nothing inherited
+        "#,
+        &[
+            "CapInh: 0000000000000000",
+            "CapPrm: 00000000a80425fb",
+            "CapEff: 00000000a80425fb",
+            "CapBnd: 00000000a80425fb",
+            "CapAmb: 0000000000000000",
+            "NoNewPrivs: 0",
+            "Seccomp: 2",
+            "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ",
+            "/proc/self/fd",
+            "alone",
+            "no mount",
+            "proc/sys is read-only",
+            "0",
+            "sys is read-only",
+            "refused",
+            "0022",
+            "4",
+            "nothing inherited",
+        ],
+    );
+}
+
+#[test]
+fn what_is_made_for_the_step_never_reaches_the_layer() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --mount=type=bind,target=/context/deep --mount=type=cache,target=/cache \
+            --mount=type=tmpfs,target=/scratch --mount=type=secret,id=s,target=/sec/ret \
+            cat /etc/resolv.conf /etc/hosts > /dev/null; echo x > /cache/x; echo x > /scratch/x; \
+            echo made > /made
+        ",
+    );
+    each_user(|user| {
+        let image = Rbuild::new(user).build(&project).image();
+        assert_lines(
+            &image.own_layers()[0].lines(),
+            "f 0644 0:0 made \"made\\n\"\n",
+        );
+    });
+}
+
+#[test]
+fn a_step_that_fails_ends_the_build_with_its_code() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN echo before the end; exit 37
+        RUN echo never
+        ",
+    );
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let log = rbuild.build(&project).tag("never-made").fails().says(&[
+            "before the end",
+            "exit code: 37",
+            "Dockerfile:2",
+        ]);
+        assert!(!log.output().contains(&"never".to_owned()));
+        let images = rbuild.run(["images"]).ok();
+        assert!(!images.text().contains("never-made"));
+        // What failed is not in the cache: it runs again.
+        rbuild.build(&project).fails().says(&["before the end"]);
+    });
+}
+
+#[test]
+fn a_program_that_is_not_there_is_said() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        r#"
+        FROM busybox
+        RUN ["/no/such/program"]
+        "#,
+    );
+    each_user(|user| {
+        Rbuild::new(user)
+            .build(&project)
+            .fails()
+            .says(&["/no/such/program", "Dockerfile:2"]);
+    });
+}
+
+#[test]
+fn cache_mounts_outlive_the_build_and_stay_out_of_the_image() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        ARG round
+        RUN --mount=type=cache,target=/cache cat /cache/rounds 2>/dev/null; echo $round >> /cache/rounds
+        RUN --mount=type=cache,id=own,target=/var/own,uid=1000,gid=50,mode=0711 stat -c '%a %u:%g' /var/own
+        RUN --mount=type=cache,target=/cache,ro echo x 2>/dev/null > /cache/y || echo read-only
+        ",
+    );
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let first = rbuild.build(&project).build_arg("round=one").ok();
+        assert_eq!(first.output(), ["711 1000:50", "read-only"]);
+        let (image, second) = rbuild
+            .build(&project)
+            .build_arg("round=two")
+            .image_and_log();
+        assert_eq!(second.output().first().map(String::as_str), Some("one"));
+        assert!(!image.tree().has("cache/rounds"));
+    });
+}
+
+#[test]
+fn cache_mounts_can_begin_with_content() {
+    prints(
+        "
+        FROM busybox AS source
+        RUN mkdir -p /seed/sub && echo seeded > /seed/sub/file
+        FROM busybox
+        RUN --mount=type=cache,from=source,source=/seed/sub,target=/cache cat /cache/file
+        ",
+        &["seeded"],
+    );
+}
+
+#[test]
+fn bind_mounts_show_context_stages_and_images() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox AS other
+        RUN echo from the stage > /stage.txt
+        FROM busybox
+        WORKDIR /work
+        RUN --mount=target=/context cat /context/file.txt
+        RUN --mount=type=bind,source=sub/inner.txt,target=here.txt cat here.txt; cat /work/here.txt
+        RUN --mount=from=other,source=stage.txt,target=/s cat /s
+        RUN --mount=from=alpine,source=/etc,target=/image-etc grep -c app /image-etc/passwd
+        RUN --mount=target=/context echo x 2>/dev/null > /context/new || echo read-only
+        RUN --mount=target=/context,rw echo x > /context/new && cat /context/new
+        RUN --mount=target=/context test ! -e /context/new && echo writes are gone
+        ",
+    )
+    .file("file.txt", "from the context\n")
+    .file("sub/inner.txt", "from a file\n");
+    each_user(|user| {
+        let (image, log) = Rbuild::new(user).build(&project).image_and_log();
+        assert_eq!(
+            log.output(),
+            [
+                "from the context",
+                "from a file",
+                "from a file",
+                "from the stage",
+                "1",
+                "read-only",
+                "x",
+                "writes are gone",
+            ]
+        );
+        assert!(!project.path().join("new").exists());
+        assert!(!image.tree().has("context/new"));
+    });
+}
+
+#[test]
+fn tmpfs_mounts_are_empty_and_gone() {
+    prints(
+        "
+        FROM busybox
+        RUN --mount=type=tmpfs,target=/t,size=1m grep -o ' /t tmpfs' /proc/mounts; \
+            dd if=/dev/zero of=/t/big bs=1k count=2048 2>/dev/null || echo full
+        RUN --mount=type=tmpfs,target=/t ls /t | wc -l
+        ",
+        &[" /t tmpfs", "full", "0"],
+    );
+}
+
+#[test]
+fn secrets_are_seen_by_their_step_alone() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --mount=type=secret,id=key wc -c < /run/secrets/key && stat -c '%a %u:%g' /run/secrets/key
+        RUN --mount=type=secret,id=key,target=/etc/key,mode=0440,uid=1000,gid=50 stat -c '%a %u:%g' /etc/key
+        RUN --mount=type=secret,id=token,env=TOKEN echo ${#TOKEN}
+        RUN test ! -e /run/secrets/key && echo gone ${TOKEN:-unset}
+        RUN --mount=type=secret,id=missing test ! -e /run/secrets/missing && echo optional
+        ",
+    );
+    let required = Project::with(
+        "
+        FROM busybox
+        RUN --mount=type=secret,id=missing,required=true true
+        ",
+    );
+    let secret = Project::new().file("key", "s3cr3t-in-a-file");
+    each_user(|user| {
+        let rbuild = Rbuild::new(user).env("MY_TOKEN", "t0k3n-in-a-variable");
+        let with_secrets = || {
+            rbuild.build(&project).args([
+                "--secret",
+                &format!("id=key,src={}", secret.path().join("key").display()),
+                "--secret",
+                "id=token,env=MY_TOKEN",
+            ])
+        };
+        let (image, log) = with_secrets().image_and_log();
+        assert_eq!(
+            log.output(),
+            [
+                "16",
+                "400 0:0",
+                "440 1000:50",
+                "19",
+                "gone unset",
+                "optional"
+            ]
+        );
+        assert!(!image.config.to_string().contains("t0k3n"));
+        let store = Command::new("grep")
+            .args([
+                "-r",
+                "-l",
+                "-a",
+                "-E",
+                "s3cr3t-in-a-file|t0k3n-in-a-variable",
+            ])
+            .arg(rbuild.store())
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&store.stdout),
+            "",
+            "a secret is in the store"
+        );
+        // A secret's value is no part of the cache key.
+        assert_eq!(with_secrets().ok().ran(), [""; 0]);
+        rbuild
+            .build(&required)
+            .fails()
+            .says(&["missing", "Dockerfile:2"]);
+    });
+}
+
+#[test]
+fn network_none_has_loopback_only() {
+    prints(
+        "
+        FROM busybox
+        RUN --network=none ip -o route | wc -l; ip link show lo | grep -c 'LOOPBACK,UP'
+        RUN --network=host test -s /etc/resolv.conf && echo resolver
+        ",
+        &["0", "1", "resolver"],
+    );
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with("FROM busybox\nRUN ip -o route | wc -l\n");
+    each_user(|user| {
+        let log = Rbuild::new(user)
+            .build(&project)
+            .args(["--network", "none"])
+            .ok();
+        assert_eq!(log.output(), ["0"]);
+    });
+}
+
+#[test]
+fn files_that_a_step_makes_keep_everything() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN mkdir /d && cd /d && echo a > a && ln a hard && ln -s a soft && mkfifo -m 640 fifo \
+            && mkdir -m 1777 sticky && mkdir -m 2755 setgid && cp a suid && chmod 4755 suid \
+            && chown 12:34 suid && chown 1000:1000 setgid && touch -d @1234567890 old
+        ",
+    );
+    each_user(|user| {
+        let tree = Rbuild::new(user).build(&project).image().tree();
+        // A change of owner takes the set-uid bit off, as everywhere.
+        assert_lines(
+            &tree.lines(&["d/**"]),
+            r#"
+            d 0755 0:0 d
+            f 0644 0:0 d/a "a\n" (2 links)
+            p 0640 0:0 d/fifo
+            f 0644 0:0 d/hard "a\n" (2 links)
+            f 0644 0:0 d/old ""
+            d 2755 1000:1000 d/setgid
+            l 0:0 d/soft -> a
+            d 1777 0:0 d/sticky
+            f 0755 12:34 d/suid "a\n"
+            "#,
+        );
+        assert_eq!(tree.get("d/old").mtime, 1_234_567_890);
+    });
+}
+
+#[test]
+fn background_processes_end_with_their_step() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let mark = format!("4{:06}", std::process::id());
+    let project = Project::with(&format!(
+        "
+        FROM busybox
+        RUN sleep {mark} & echo started
+        RUN ps | grep -c '[s]leep {mark}' || true
+        "
+    ));
+    each_user(|user| {
+        let begun = Instant::now();
+        let log = Rbuild::new(user).build(&project).ok();
+        assert_eq!(log.output(), ["started", "0"]);
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(!is_running(&mark));
+    });
+}
+
+/// Whether a process with this in its command line runs anywhere on the machine.
+fn is_running(mark: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().any(|entry| {
+        let path = entry.unwrap().path().join("cmdline");
+        std::fs::read(path).is_ok_and(|line| {
+            line.split(|byte| *byte == 0)
+                .any(|part| part == mark.as_bytes())
+        })
+    })
+}
+
+/// However a build is ended, nothing of it goes on.
+#[test]
+fn ctrl_c_and_kill_end_every_process() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    for (number, signal) in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL]
+        .into_iter()
+        .enumerate()
+    {
+        let mark = format!("5{:06}{number}", std::process::id());
+        let project = Project::with(&format!(
+            "
+            FROM busybox AS one
+            RUN trap '' INT TERM HUP; (setsid sleep {mark} &) ; sleep {mark}
+            FROM busybox AS two
+            RUN trap '' INT TERM HUP; sleep {mark}; echo 2 > /x
+            FROM scratch
+            COPY --from=one / /
+            COPY --from=two / /
+            "
+        ));
+        each_user(|user| {
+            let rbuild = Rbuild::new(user);
+            let mut command = rbuild.build(&project).command();
+            let child = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut child = Ending(child);
+            wait_until("the steps run", || is_running(&mark));
+            std::thread::sleep(Duration::from_millis(300));
+            let process = rustix::process::Pid::from_child(&child.0);
+            let named = rustix::process::Signal::from_named_raw(signal).unwrap();
+            rustix::process::kill_process(process, named).unwrap();
+            let begun = Instant::now();
+            wait_until("rbuild ends", || child.0.try_wait().unwrap().is_some());
+            wait_until("its steps end", || !is_running(&mark));
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "signal {signal} as {user:?}: it took {:?}",
+                begun.elapsed()
+            );
+            let status = child.0.try_wait().unwrap().unwrap();
+            assert!(!status.success(), "{status}");
+            if signal == libc::SIGINT {
+                assert!(
+                    status.code() == Some(130) || status.signal() == Some(libc::SIGINT),
+                    "{status}"
+                );
+            }
+            // The store is as good as before.
+            let next = Project::with("FROM busybox\nRUN echo fine\n");
+            assert_eq!(rbuild.build(&next).ok().output(), ["fine"]);
+            assert!(no_mounts_below(&rbuild), "mounts are left");
+        });
+    }
+}
+
+/// A child that doesn't outlive a test that fails.
+struct Ending(std::process::Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "waited too long until {what}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn no_mounts_below(rbuild: &Rbuild) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    !mounts.contains(&rbuild.store().display().to_string())
+}
+
+#[test]
+fn foreign_paths_in_an_image_never_reach_the_machine() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("victim"), "untouched").unwrap();
+    let project = Project::with(&format!(
+        "
+        FROM busybox
+        RUN ln -s {0} /evil && ln -s /../../../../../../{0} /climb && rm -rf /mnt && ln -s {0} /mnt
+        COPY payload /evil/victim
+        COPY payload /climb/victim
+        WORKDIR /mnt/made
+        RUN --mount=type=tmpfs,target=/evil/tmp true
+        RUN --mount=type=bind,source=payload,target=/climb/bound true
+        ",
+        outside.path().display()
+    ))
+    .file("payload", "payload");
+    each_user(|user| {
+        let image = Rbuild::new(user).build(&project).image();
+        let inside = outside.path().strip_prefix("/").unwrap().display();
+        assert_eq!(image.tree().text(&format!("{inside}/victim")), "payload");
+        let left: Vec<_> = std::fs::read_dir(outside.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        let victim = std::fs::read_to_string(outside.path().join("victim")).unwrap();
+        assert_eq!(victim, "untouched");
+    });
+}
+
+#[test]
+fn an_image_runs_the_same_under_another_runtime() {
+    if !needs(&[
+        Need::Root,
+        Need::BaseImages,
+        Need::Program("umoci"),
+        Need::Program("runc"),
+    ]) {
+        return;
+    }
+    let project = Project::with(
+        r#"
+        FROM busybox
+        WORKDIR /srv
+        ENV GREETING=hello
+        RUN echo "echo $GREETING \$GREETING from \$(pwd) as \$(id -un)" > say.sh
+        USER app
+        ENTRYPOINT ["sh", "say.sh"]
+        "#,
+    );
+    let rbuild = Rbuild::new(&User::Caller);
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    rbuild
+        .build(&project)
+        .args([
+            "-o",
+            &format!("type=oci,tar=false,dest={}", layout.display()),
+        ])
+        .ok();
+    let bundle = folder.path().join("bundle");
+    let image = crate::support::Image::read(&layout);
+    let tag = image.index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+        .as_str()
+        .unwrap_or("latest")
+        .to_owned();
+    let mut unpack = Command::new("umoci");
+    unpack
+        .args(["unpack", "--image", &format!("{}:{tag}", layout.display())])
+        .arg(&bundle);
+    run_with_timeout(unpack, None).ok();
+    // runc wants a terminal where the bundle asks for one.
+    let settings = bundle.join("config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&settings).unwrap()).unwrap();
+    config["process"]["terminal"] = false.into();
+    std::fs::write(&settings, config.to_string()).unwrap();
+    let mut run = Command::new("runc");
+    run.arg("--root")
+        .arg(folder.path().join("runc"))
+        .args(["run", "--bundle"])
+        .arg(&bundle)
+        .arg(format!("rbuild-test-{}", std::process::id()));
+    assert_eq!(
+        run_with_timeout(run, None).ok().text(),
+        "hello hello from /srv as app"
+    );
+}

@@ -1,0 +1,111 @@
+//! Debian's `docker-registry`, each with a storage folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::needs::{Need, base_images, program};
+
+/// A registry on a free port of the loopback interface; it ends when dropped.
+pub(crate) struct Registry {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    /// An empty one that takes pushes.
+    pub(crate) fn start() -> Registry {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = folder.path().join("storage");
+        std::fs::create_dir(&storage).unwrap();
+        Registry::serve(&storage, false, folder)
+    }
+
+    fn serve(storage: &Path, read_only: bool, folder: tempfile::TempDir) -> Registry {
+        let settings = folder.path().join("registry.yml");
+        let text = format!(
+            "version: 0.1\n\
+             log: {{level: info, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {storage:?}}}, delete: {{enabled: true}}, \
+             maintenance: {{readonly: {{enabled: {read_only}}}}}}}\n\
+             http: {{addr: \"127.0.0.1:0\", secret: tests}}\n"
+        );
+        std::fs::write(&settings, text).unwrap();
+        // The kernel ends it with the thread that started it, should this process be killed.
+        let mut child = Command::new(program("setpriv").expect("`setpriv` is not installed"))
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program("docker-registry").expect("`docker-registry` is not installed"))
+            .arg("serve")
+            .arg(&settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let port = loop {
+            let mut line = String::new();
+            assert!(
+                log.read_line(&mut line).unwrap() > 0,
+                "docker-registry did not start:\n{said}"
+            );
+            if let Some((_, rest)) = line.split_once("listening on 127.0.0.1:") {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                break digits.parse().unwrap();
+            }
+            said += &line;
+        };
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Registry {
+            child,
+            port,
+            _folder: folder,
+        }
+    }
+
+    /// `127.0.0.1:PORT`, as image names write it.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A name in this registry.
+    pub(crate) fn name(&self, repository_and_tag: &str) -> String {
+        format!("{}/{repository_and_tag}", self.address())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address of the read-only registry that serves the base images as docker.io's mirror, one
+/// for the whole run; `None` where there are none.
+pub(crate) fn base_image_mirror() -> Option<&'static str> {
+    static MIRROR: OnceLock<Option<String>> = OnceLock::new();
+    MIRROR
+        .get_or_init(|| {
+            if !Need::BaseImages.available() {
+                return None;
+            }
+            let (send, receive) = std::sync::mpsc::channel();
+            // A thread of its own that never ends: the registry must outlive the test that
+            // happened to ask first.
+            std::thread::spawn(move || {
+                let storage = base_images().join("registry");
+                let registry = Registry::serve(&storage, true, tempfile::tempdir().unwrap());
+                send.send(format!("http://{}", registry.address())).unwrap();
+                loop {
+                    std::thread::sleep(Duration::from_secs(3600));
+                }
+            });
+            receive.recv().ok()
+        })
+        .as_deref()
+}
