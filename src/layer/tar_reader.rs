@@ -274,6 +274,26 @@ impl<R: Read> TarReader<R> {
         read.map(drop).map_err(|source| self.failed(source))
     }
 
+    /// Writes all of the current member's content to `out`, without another copy in between.
+    pub(super) fn copy_content(&mut self, out: &mut dyn io::Write) -> io::Result<()> {
+        while self.remaining > 0 {
+            let available = match self.input.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let n = available
+                .len()
+                .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+            out.write_all(&available[..n])?;
+            self.input.consume(n);
+            self.remaining -= n as u64;
+            self.position += n as u64;
+        }
+        Ok(())
+    }
+
     fn start_content(&mut self, size: u64) {
         self.remaining = size;
         self.padding = padding(size) as u64;
