@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::assembly::{Assembly, Before, Placed};
 use super::entry::{Entry, EntryKind, compare_paths, display_path, split_path};
+use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
 use super::override_stat::OverrideStat;
@@ -69,6 +70,15 @@ pub enum ExtractError {
 /// When the stream can't be read, holds what no layer can, or an owner that the form doesn't map;
 /// or when the tree can't be written. The tree is then unusable.
 pub fn extract(
+    tar: impl Read,
+    tree: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+) -> Result<Index, LayerError> {
+    Ok(extract_layer(tar, tree, form, below)?)
+}
+
+fn extract_layer(
     tar: impl Read,
     tree: BorrowedFd<'_>,
     form: &Form,

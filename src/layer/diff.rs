@@ -16,10 +16,11 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_path};
+use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
 use super::override_stat::OverrideStat;
-use super::tar_writer::{TarWriteError, TarWriter, inline_slot};
+use super::tar_writer::{TarWriter, inline_slot};
 use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
 use crate::fs::FsError;
@@ -54,9 +55,6 @@ pub enum DiffError {
         #[source]
         source: io::Error,
     },
-    /// The tar stream can't be written.
-    #[error(transparent)]
-    Write(#[from] TarWriteError),
 }
 
 /// Opens the content of a lower layer's file: the path in the view, and the file's own entry (for a
@@ -73,7 +71,7 @@ pub fn index_tree(
     form: &Form,
     below: &View,
     lower_content: &LowerContent<'_>,
-) -> Result<Index, DiffError> {
+) -> Result<Index, LayerError> {
     let mut scan = Scan {
         form,
         below,
@@ -83,7 +81,7 @@ pub fn index_tree(
         inodes: BTreeMap::new(),
     };
     scan.visit_root(tree)?;
-    walk(tree, &mut |visited| scan.visit(&visited))?;
+    walk::<DiffError>(tree, &mut |visited| scan.visit(&visited))?;
     scan.leave_directories(None);
     let mut index = scan.finish();
     read_inline_files(tree, &mut index)?;
@@ -100,7 +98,7 @@ pub fn write_tree_tar<W: Write>(
     index: &Index,
     clamp: Option<Timestamp>,
     out: W,
-) -> Result<(W, Index), DiffError> {
+) -> Result<(W, Index), LayerError> {
     let mut writer = TarWriter::new(out);
     let mut descent = Descent::new(tree);
     for entry in &index.entries {
@@ -109,13 +107,13 @@ pub fn write_tree_tar<W: Write>(
             entry.mtime = entry.mtime.min(clamp.seconds());
         }
         if entry.is_file() {
-            let mut file = open_file(&mut descent, &entry.path)?;
+            let mut file = open_file(&mut descent, &entry.path).map_err(DiffError::from)?;
             writer.append(entry, Some(&mut file))?;
         } else {
             writer.append(entry, None)?;
         }
     }
-    Ok(writer.finish()?)
+    writer.finish()
 }
 
 /// A path of the tree that may be in the layer.

@@ -17,6 +17,7 @@ mod assembly;
 pub mod compression;
 pub mod diff;
 pub mod entry;
+mod error;
 pub mod form;
 pub mod index;
 mod override_stat;
@@ -27,3 +28,4 @@ pub mod view;
 mod xattr;
 
 pub use assembly::AssemblyError;
+pub use error::LayerError;

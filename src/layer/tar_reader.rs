@@ -13,6 +13,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use super::assembly::{Assembly, AssemblyError};
 use super::entry::{Entry, EntryKind, display_path, split_path};
+use super::error::LayerError;
 use super::index::{INLINE_LIMIT, Index};
 use super::tar_header::{
     BLOCK, DEPTH_LIMIT, PATH_LIMIT, PAX_LIMIT, XATTR_RECORD, checksums, field, padding,
@@ -90,7 +91,11 @@ pub enum TarReadError {
 ///
 /// # Errors
 /// When the stream can't be read, is malformed, or holds what no layer can.
-pub fn read_index(tar: impl Read) -> Result<Index, TarReadError> {
+pub fn read_index(tar: impl Read) -> Result<Index, LayerError> {
+    Ok(read_layer(tar)?)
+}
+
+fn read_layer(tar: impl Read) -> Result<Index, TarReadError> {
     let mut reader = TarReader::new(tar);
     let mut assembly = Assembly::default();
     while let Some(entry) = reader.next_entry()? {
