@@ -4,7 +4,7 @@
 //! - [`entry`], [`index`]: one path of a layer, and all of them, sorted
 //! - [`view`]: what a stack of layers looks like from above; pure
 //! - [`tar_writer`], [`tar_reader`]: the canonical tar stream, and reading anybody's
-//! - `apply`: a tar stream into a folder; `diff`: a folder into an index and a tar stream
+//! - [`apply`]: a tar stream into a folder; [`diff`]: a folder into an index and a tar stream
 //! - [`form`]: what makes two folders of the same layer different on disk
 //! - [`compression`]: gzip and zstd, the same bytes on any number of cores
 //!
@@ -12,11 +12,15 @@
 //! descriptor that it was given, and nothing that reaches a tar stream comes from the clock, from
 //! a user's name or from the number of cores.
 
+pub mod apply;
 mod assembly;
 pub mod compression;
+pub mod diff;
 pub mod entry;
+mod error;
 pub mod form;
 pub mod index;
+mod override_stat;
 mod tar_header;
 pub mod tar_reader;
 pub mod tar_writer;
@@ -24,3 +28,4 @@ pub mod view;
 mod xattr;
 
 pub use assembly::AssemblyError;
+pub use error::LayerError;

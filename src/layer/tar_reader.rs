@@ -13,6 +13,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use super::assembly::{Assembly, AssemblyError};
 use super::entry::{Entry, EntryKind, display_path, split_path};
+use super::error::LayerError;
 use super::index::{INLINE_LIMIT, Index};
 use super::tar_header::{
     BLOCK, DEPTH_LIMIT, PATH_LIMIT, PAX_LIMIT, XATTR_RECORD, checksums, field, padding,
@@ -90,7 +91,11 @@ pub enum TarReadError {
 ///
 /// # Errors
 /// When the stream can't be read, is malformed, or holds what no layer can.
-pub fn read_index(tar: impl Read) -> Result<Index, TarReadError> {
+pub fn read_index(tar: impl Read) -> Result<Index, LayerError> {
+    Ok(read_layer(tar)?)
+}
+
+fn read_layer(tar: impl Read) -> Result<Index, TarReadError> {
     let mut reader = TarReader::new(tar);
     let mut assembly = Assembly::default();
     while let Some(entry) = reader.next_entry()? {
@@ -272,6 +277,26 @@ impl<R: Read> TarReader<R> {
         into.reserve(usize::try_from(self.remaining).unwrap_or(0).min(BUFFER));
         let read = self.content().read_to_end(into);
         read.map(drop).map_err(|source| self.failed(source))
+    }
+
+    /// Writes all of the current member's content to `out`, without another copy in between.
+    pub(super) fn copy_content(&mut self, out: &mut dyn io::Write) -> io::Result<()> {
+        while self.remaining > 0 {
+            let available = match self.input.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let n = available
+                .len()
+                .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+            out.write_all(&available[..n])?;
+            self.input.consume(n);
+            self.remaining -= n as u64;
+            self.position += n as u64;
+        }
+        Ok(())
     }
 
     fn start_content(&mut self, size: u64) {

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use super::entry::{
     Entry, EntryKind, compare_paths, display_path, is_canonical, is_inside, join_path, split_path,
 };
+use super::error::LayerError;
 use super::index::{INLINE_LIMIT, Index};
 use super::tar_header::{BLOCK, DEPTH_LIMIT, Header, PATH_LIMIT, PAX_LIMIT, padding};
 
@@ -137,6 +138,25 @@ impl<W: Write> TarWriter<W> {
     /// longer than its size, or when reading or writing fails. The stream is then unusable.
     pub fn append(
         &mut self,
+        entry: Entry,
+        content: Option<&mut dyn Read>,
+    ) -> Result<(), LayerError> {
+        Ok(self.write_entry(entry, content)?)
+    }
+
+    /// Ends the stream. Gives back the sink, flushed, and the index of what was written.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn finish(mut self) -> Result<(W, Index), LayerError> {
+        self.write_bytes(&[0; 2 * BLOCK])?;
+        self.flush_buffer()?;
+        self.out.flush().map_err(TarWriteError::Write)?;
+        Ok((self.out, self.index))
+    }
+
+    fn write_entry(
+        &mut self,
         mut entry: Entry,
         content: Option<&mut dyn Read>,
     ) -> Result<(), TarWriteError> {
@@ -155,17 +175,6 @@ impl<W: Write> TarWriter<W> {
         }
         self.index.entries.push(entry);
         Ok(())
-    }
-
-    /// Ends the stream. Gives back the sink, flushed, and the index of what was written.
-    ///
-    /// # Errors
-    /// When writing fails.
-    pub fn finish(mut self) -> Result<(W, Index), TarWriteError> {
-        self.write_bytes(&[0; 2 * BLOCK])?;
-        self.flush_buffer()?;
-        self.out.flush()?;
-        Ok((self.out, self.index))
     }
 
     fn check(&self, entry: &Entry) -> Result<(), TarWriteError> {

@@ -33,7 +33,8 @@ pub(super) fn is_carried(name: &[u8]) -> bool {
     name == b"security.capability" || name.starts_with(b"user.") && is_allowed_from_outside(name)
 }
 
-fn is_overlay(name: &[u8]) -> bool {
+/// Whether an attribute belongs to an overlay mount.
+pub(super) fn is_overlay(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
@@ -56,8 +57,8 @@ impl Target<'_> {
         path
     }
 
-    /// All attributes, those of overlay included.
-    pub(super) fn list(self) -> io::Result<Xattrs> {
+    /// The attributes whose names are `wanted`.
+    pub(super) fn list(self, wanted: fn(&[u8]) -> bool) -> io::Result<Xattrs> {
         let mut names = Vec::new();
         let mut buffer = [0_u8; 1024];
         match self.list_names(&mut buffer) {
@@ -71,7 +72,10 @@ impl Target<'_> {
             Err(error) => return Err(error.into()),
         }
         let mut all = Xattrs::new();
-        for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        for name in names
+            .split(|&b| b == 0)
+            .filter(|name| !name.is_empty() && wanted(name))
+        {
             if let Some(value) = self.get(name)? {
                 all.insert(name.to_vec(), value);
             }

@@ -1,0 +1,539 @@
+//! Extracting a layer's tar stream into a folder that an overlay mount can use as a lower
+//! directory.
+//!
+//! The stream is hostile, the folder is ours. Every file is made by descriptor, one component at a
+//! time, following no link; `assembly` has already decided where a member goes and what it
+//! replaces, so that the tree and the index always agree. The index is the whole truth: where the
+//! file system or the user namespace can't hold something (a device, a foreign attribute), the tree
+//! holds a stand-in.
+//!
+//! Creating inodes is what costs, so files are made with as few system calls as they need, and
+//! directories get their owner, mode and time once, at the end, deepest first.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::io::Errno;
+
+use super::assembly::{Assembly, Before, Placed};
+use super::entry::{Entry, EntryKind, compare_paths, display_path, split_path};
+use super::error::LayerError;
+use super::form::{Form, Ownership};
+use super::index::{INLINE_LIMIT, Index};
+use super::override_stat::OverrideStat;
+use super::tar_reader::{LayerMember, TarReadError, TarReader};
+use super::view::View;
+use super::xattr::{OVERRIDE_STAT, Target};
+use crate::fs::descent::{Descent, Missing};
+use crate::fs::remove::remove_all;
+
+/// Why a layer can't be extracted.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// The stream can't be read, or holds what no layer can.
+    #[error(transparent)]
+    Tar(#[from] TarReadError),
+    /// Owned by an id that the user namespace has no place for.
+    #[error(
+        "`{path}` is owned by {uid}:{gid}, which the user namespace doesn't map: give the user a \
+         range of ids (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`)"
+    )]
+    UnmappedOwner {
+        /// The entry.
+        path: String,
+        /// Its owner in the image.
+        uid: u32,
+        /// Its group in the image.
+        gid: u32,
+    },
+    /// The file system says no.
+    #[error("can't {operation} `{path}` in the layer's tree")]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The entry.
+        path: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Extracts the layer `tar` into the empty directory `tree`, whose descriptor must be open for
+/// reading, for mounts of the form `form`. `below` are the layers under it: directories that the
+/// layer uses without having them take their attributes from there. Reads the stream to its end
+/// and gives its index, as [`super::tar_reader::read_index`] does.
+///
+/// # Errors
+/// When the stream can't be read, holds what no layer can, or an owner that the form doesn't map;
+/// or when the tree can't be written. The tree is then unusable.
+pub fn extract(
+    tar: impl Read,
+    tree: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+) -> Result<Index, LayerError> {
+    Ok(extract_layer(tar, tree, form, below)?)
+}
+
+fn extract_layer(
+    tar: impl Read,
+    tree: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+) -> Result<Index, ExtractError> {
+    let mut extraction = Extraction::new(tree, form)?;
+    let mut reader = TarReader::new(tar);
+    let mut assembly = Assembly::default();
+    while let Some(entry) = reader.next_entry()? {
+        match LayerMember::of(entry)? {
+            LayerMember::Ignored => {}
+            LayerMember::Whiteout(path) => assembly.whiteout(&path).map_err(TarReadError::from)?,
+            LayerMember::Opaque(path) => assembly.opaque(&path).map_err(TarReadError::from)?,
+            LayerMember::Entry(entry) => {
+                let placed = assembly.place(entry.clone()).map_err(TarReadError::from)?;
+                let slot = assembly
+                    .inline_slot(&placed)
+                    .filter(|_| entry.size <= INLINE_LIMIT);
+                if let (Some(slot), EntryKind::File) = (slot, entry.kind) {
+                    let mut content = Vec::new();
+                    reader.read_content(&mut content)?;
+                    extraction.create(&placed, &entry, &mut |file| file.write_all(&content))?;
+                    *slot = Some(content);
+                } else {
+                    extraction.create(&placed, &entry, &mut |file| reader.copy_content(file))?;
+                }
+            }
+        }
+    }
+    let implied = assembly.implied_directories();
+    let index = assembly.finish();
+    extraction.finish(&index, implied, below)?;
+    Ok(index)
+}
+
+/// Mode bits that only take effect after the owner is set.
+const SET_ID: u32 = 0o6000;
+
+struct Extraction<'a> {
+    tree: BorrowedFd<'a>,
+    rules: Rules<'a>,
+    descent: Descent<'a>,
+    /// A second one for the targets of hard links, so that the first keeps its place.
+    targets: Descent<'a>,
+}
+
+/// How files are made here.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    form: &'a Form,
+    /// Bits that the process takes away from the mode of every file it makes.
+    umask: u32,
+    /// The owner and group that new files have; `None` when the file system decides.
+    own: Option<(u32, u32)>,
+}
+
+impl<'a> Extraction<'a> {
+    fn new(tree: BorrowedFd<'a>, form: &'a Form) -> Result<Self, ExtractError> {
+        let failed = |error: Errno| io_error("prepare", b"", error);
+        // Whatever folder the tree was made in must not shape what is made in the tree.
+        for name in ["system.posix_acl_default", "system.posix_acl_access"] {
+            let _ = rustix::fs::fremovexattr(tree, name);
+        }
+        rustix::fs::fchmod(tree, Mode::RWXU).map_err(failed)?;
+        let stat = rustix::fs::fstat(tree).map_err(failed)?;
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        Ok(Self {
+            tree,
+            rules: Rules {
+                form,
+                umask: current_umask(),
+                // A tree of another owner is one where new files may inherit theirs.
+                own: ((stat.st_uid, stat.st_gid) == (uid, gid)).then_some((uid, gid)),
+            },
+            descent: Descent::new(tree),
+            targets: Descent::new(tree),
+        })
+    }
+
+    fn create(
+        &mut self,
+        placed: &Placed,
+        entry: &Entry,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), ExtractError> {
+        let path = &placed.path;
+        let (parent, name) = split_path(path);
+        if placed.before == Before::Replaced {
+            self.descent.forget(path);
+            self.targets.forget(path);
+        }
+        if name.is_empty() {
+            return Ok(());
+        }
+        let directory = self
+            .descent
+            .go_to(parent, Missing::Create)
+            .map_err(|error| io_error("make the directory of", path, error))?;
+        if placed.before == Before::Replaced {
+            remove_all(directory, name).map_err(|error| io_error("replace", path, error))?;
+        }
+        let at = Place {
+            path,
+            directory,
+            name,
+        };
+        match entry.kind {
+            EntryKind::Directory { .. } => match rustix::fs::mkdirat(directory, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => Ok(()),
+                Err(error) => Err(io_error("make the directory", path, error)),
+            },
+            EntryKind::HardLink => {
+                let target = placed.link.as_deref().unwrap_or_default();
+                let (parent, target_name) = split_path(target);
+                self.targets
+                    .go_to(parent, Missing::Fail)
+                    .and_then(|from| {
+                        Ok(rustix::fs::linkat(
+                            from,
+                            target_name,
+                            directory,
+                            name,
+                            AtFlags::empty(),
+                        )?)
+                    })
+                    .map_err(|error| io_error("make the hard link", path, error))
+            }
+            EntryKind::File => {
+                let owner = Owner::of(self.rules.form, entry)?;
+                at.create_file(entry, &owner, self.rules, write)
+            }
+            _ => {
+                let owner = Owner::of(self.rules.form, entry)?;
+                at.create_special(entry, &owner, self.rules)
+            }
+        }
+    }
+
+    /// Makes whiteouts, and gives directories their attributes.
+    fn finish(
+        mut self,
+        index: &Index,
+        implied: Vec<Vec<u8>>,
+        below: &View,
+    ) -> Result<(), ExtractError> {
+        let failed = |path: &[u8], error| io_error("make the whiteout of", path, error);
+        let mut first: Option<OwnedFd> = None;
+        for entry in index.entries.iter().filter(|entry| entry.is_whiteout()) {
+            let (parent, name) = split_path(&entry.path);
+            let directory = self
+                .descent
+                .go_to(parent, Missing::Create)
+                .map_err(|error| failed(&entry.path, error))?;
+            make_whiteout(directory, name, &mut first)
+                .map_err(|error| failed(&entry.path, error))?;
+        }
+        // Directories implied by other layers' rules but never made: those of whiteouts only.
+        let mut directories: Vec<Entry> = implied
+            .into_iter()
+            .filter(|path| index.get(path).is_none())
+            .chain(index.get(b"").is_none().then(Vec::new))
+            .map(|path| attributes_from(below, path))
+            .collect();
+        directories.extend(
+            index
+                .entries
+                .iter()
+                .filter(|entry| entry.is_directory())
+                .cloned(),
+        );
+        directories.sort_by(|a, b| compare_paths(&b.path, &a.path));
+        for entry in &directories {
+            self.finish_directory(entry)?;
+        }
+        Ok(())
+    }
+
+    fn finish_directory(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        let failed =
+            |error: io::Error| io_error("set the attributes of the directory", &entry.path, error);
+        let owner = Owner::of(self.rules.form, entry)?;
+        let reopened;
+        let fd = if entry.path.is_empty() {
+            self.tree
+        } else {
+            self.descent
+                .go_to(&entry.path, Missing::Create)
+                .map_err(failed)?;
+            reopened = self.descent.reopen().map_err(failed)?;
+            reopened.as_fd()
+        };
+        owner.set(entry, Target::Open(fd), self.rules.own, |uid, gid| {
+            rustix::fs::fchown(fd, Some(uid), Some(gid))
+        })?;
+        set_xattrs(entry, Target::Open(fd))?;
+        if entry.kind == (EntryKind::Directory { opaque: true }) {
+            let name = self.rules.form.xattr_namespace.opaque();
+            rustix::fs::fsetxattr(fd, name, b"y", rustix::fs::XattrFlags::empty())
+                .map_err(|error| io_error("mark as opaque", &entry.path, error))?;
+        }
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+            .map_err(|error| failed(error.into()))?;
+        rustix::fs::futimens(fd, &times(entry)).map_err(|error| failed(error.into()))
+    }
+}
+
+/// Where something is made.
+struct Place<'a> {
+    path: &'a [u8],
+    directory: BorrowedFd<'a>,
+    name: &'a [u8],
+}
+
+impl Place<'_> {
+    fn create_file(
+        &self,
+        entry: &Entry,
+        owner: &Owner,
+        rules: Rules<'_>,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), ExtractError> {
+        let failed = |error: io::Error| io_error("extract", self.path, error);
+        // Setting attributes needs the permission to write; the set-id bits come after the owner.
+        let needs_writing = !entry.xattrs.is_empty() || matches!(owner, Owner::Overridden(_));
+        let created_mode = if needs_writing {
+            0o600
+        } else {
+            entry.mode & !SET_ID
+        };
+        let mut file = self
+            .open_new(created_mode)
+            .map_err(|error| failed(error.into()))?;
+        write(&mut file).map_err(failed)?;
+        let changed = owner.set(entry, Target::Open(file.as_fd()), rules.own, |uid, gid| {
+            rustix::fs::fchown(&file, Some(uid), Some(gid))
+        })?;
+        set_xattrs(entry, Target::Open(file.as_fd()))?;
+        // The umask never takes bits of the owner that anybody sane keeps, but it may.
+        if changed || entry.mode != created_mode & !rules.umask {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+                .map_err(|error| failed(error.into()))?;
+        }
+        rustix::fs::futimens(&file, &times(entry)).map_err(|error| failed(error.into()))
+    }
+
+    fn open_new(&self, mode: u32) -> Result<File, Errno> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(self.directory, self.name, flags, Mode::from_raw_mode(mode))
+            .map(File::from)
+    }
+
+    /// Makes a link, device or pipe.
+    fn create_special(
+        &self,
+        entry: &Entry,
+        owner: &Owner,
+        rules: Rules<'_>,
+    ) -> Result<(), ExtractError> {
+        let failed = |error: Errno| io_error("make", self.path, error);
+        let made = match entry.kind {
+            EntryKind::Symlink => rustix::fs::symlinkat(&entry.link[..], self.directory, self.name),
+            kind => {
+                let kind = match kind {
+                    EntryKind::CharDevice => FileType::CharacterDevice,
+                    EntryKind::BlockDevice => FileType::BlockDevice,
+                    _ => FileType::Fifo,
+                };
+                let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+                let mode = Mode::from_raw_mode(entry.mode & !SET_ID);
+                rustix::fs::mknodat(self.directory, self.name, kind, mode, device)
+            }
+        };
+        match made {
+            Ok(()) => {}
+            // No devices in a user namespace. What can't be opened anyway stands in for one; the
+            // index knows better.
+            Err(Errno::PERM) if entry.kind != EntryKind::Symlink => {
+                let stand_in = Entry {
+                    mode: 0,
+                    xattrs: super::xattr::Xattrs::new(),
+                    ..entry.clone()
+                };
+                return match rules.form.ownership {
+                    Ownership::Real => self.create_file(&stand_in, owner, rules, &mut |_| Ok(())),
+                    Ownership::OverrideStat => {
+                        let owner = Owner::Overridden(OverrideStat::encode(entry));
+                        self.create_file(&stand_in, &owner, rules, &mut |_| Ok(()))
+                    }
+                };
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        let here = Target::In(self.directory, self.name);
+        let changed = owner.set(entry, here, rules.own, |uid, gid| {
+            rustix::fs::chownat(
+                self.directory,
+                self.name,
+                Some(uid),
+                Some(gid),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+        })?;
+        set_xattrs(entry, here)?;
+        if entry.kind != EntryKind::Symlink && (changed || entry.mode & (rules.umask | SET_ID) != 0)
+        {
+            // Just made and no link: there is nothing to follow.
+            let mode = Mode::from_raw_mode(entry.mode);
+            rustix::fs::chmodat(self.directory, self.name, mode, AtFlags::empty())
+                .map_err(failed)?;
+        }
+        rustix::fs::utimensat(
+            self.directory,
+            self.name,
+            &times(entry),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(failed)
+    }
+}
+
+/// Who is to own a file, and how.
+enum Owner {
+    Real(u32, u32),
+    /// Ours, with the truth in an attribute.
+    Overridden(Vec<u8>),
+}
+
+impl Owner {
+    fn of(form: &Form, entry: &Entry) -> Result<Self, ExtractError> {
+        if form.is_mapped(entry.uid, entry.gid) {
+            return Ok(Self::Real(entry.uid, entry.gid));
+        }
+        match form.ownership {
+            Ownership::OverrideStat => Ok(Self::Overridden(OverrideStat::encode(entry))),
+            Ownership::Real => Err(ExtractError::UnmappedOwner {
+                path: display_path(&entry.path),
+                uid: entry.uid,
+                gid: entry.gid,
+            }),
+        }
+    }
+
+    /// Sets the owner, with `chown` if the file has another; says whether that was called.
+    fn set(
+        &self,
+        entry: &Entry,
+        target: Target<'_>,
+        own: Option<(u32, u32)>,
+        chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>,
+    ) -> Result<bool, ExtractError> {
+        match self {
+            Self::Real(uid, gid) if own == Some((*uid, *gid)) => Ok(false),
+            Self::Real(uid, gid) => chown(Uid::from_raw(*uid), Gid::from_raw(*gid))
+                .map(|()| true)
+                .map_err(|error| io_error("set the owner of", &entry.path, error)),
+            Self::Overridden(value) => {
+                // Links and special files can't carry the attribute; the index knows their owner.
+                let set = target.set(OVERRIDE_STAT, value);
+                set.map(|_| false)
+                    .map_err(|error| io_error("note the owner of", &entry.path, error))
+            }
+        }
+    }
+}
+
+/// Sets the attributes that this file system, kind of file and process can have.
+fn set_xattrs(entry: &Entry, target: Target<'_>) -> Result<(), ExtractError> {
+    for (name, value) in &entry.xattrs {
+        let set = target
+            .set(name, value)
+            .map_err(|error| io_error("set an extended attribute of", &entry.path, error))?;
+        if !set {
+            tracing::debug!(
+                path = display_path(&entry.path),
+                attribute = %String::from_utf8_lossy(name),
+                "an extended attribute can't be set in the layer's tree"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Makes a whiteout: a character device 0/0, which an unprivileged user may make since Linux 5.8.
+/// All whiteouts of a tree are one inode as far as the file system allows.
+fn make_whiteout(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    first: &mut Option<OwnedFd>,
+) -> io::Result<()> {
+    if let Some(fd) = first {
+        // The only way to link a descriptor without further privileges.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+        let link = rustix::fs::linkat(
+            rustix::fs::CWD,
+            path,
+            directory,
+            name,
+            AtFlags::SYMLINK_FOLLOW,
+        );
+        if link.is_ok() {
+            return Ok(());
+        }
+        // Too many names for one inode, or no links here at all: another inode, then.
+    }
+    rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    *first = rustix::fs::openat(directory, name, flags, Mode::empty()).ok();
+    Ok(())
+}
+
+/// An entry for a directory that the layer doesn't have: as the layers below have it.
+fn attributes_from(below: &View, path: Vec<u8>) -> Entry {
+    let found = below.get(&path).filter(|found| found.entry.is_directory());
+    let mut entry = found.map_or_else(|| Entry::directory(""), |found| found.entry.clone());
+    entry.kind = EntryKind::Directory { opaque: false };
+    entry.path = path;
+    entry
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: entry.mtime,
+            tv_nsec: 0,
+        },
+    }
+}
+
+/// The process's umask, without changing it for a moment, which other threads would notice.
+/// Everything, where it can't be known: then each file's mode is set once more.
+fn current_umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o777)
+}
+
+fn io_error(operation: &'static str, path: &[u8], source: impl Into<io::Error>) -> ExtractError {
+    ExtractError::Io {
+        operation,
+        path: display_path(path),
+        source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,502 @@
+//! What a step changed: an overlay mount's upper directory as an index and a tar stream.
+//!
+//! The index holds the difference between what the step left and the view below it, however the
+//! kernel came to it: files copied up and left as they were, parents only touched, whiteouts of
+//! what was never there all vanish; an opaque directory becomes whiteouts of what is gone. So the
+//! same result gives the same layer on every kernel and every rung of isolation.
+//!
+//! The tree is a step's work and hostile: names are opened one component at a time, no link is
+//! followed. Overlay's own attributes never reach the index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
+use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_path};
+use super::error::LayerError;
+use super::form::{Form, Ownership};
+use super::index::{INLINE_LIMIT, Index};
+use super::override_stat::OverrideStat;
+use super::tar_writer::{TarWriter, inline_slot};
+use super::view::{Found, View};
+use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
+use crate::fs::FsError;
+use crate::fs::descent::{Descent, Missing};
+use crate::fs::root::file_type;
+use crate::fs::walk::{Descend, Visited, walk};
+use crate::time::Timestamp;
+
+/// Why a tree can't become a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffError {
+    /// The tree can't be read.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The mount was made with options that scatter a file over several layers.
+    #[error(
+        "`{path}` has the overlay attribute `{attribute}`: the tree was mounted with redirect_dir \
+         or metacopy on, and can't be read alone; mount it with both off"
+    )]
+    ForeignOverlay {
+        /// The path in the tree.
+        path: String,
+        /// The attribute.
+        attribute: String,
+    },
+    /// The content of a lower layer's file can't be read for comparison.
+    #[error("can't read `{path}` of the layers below")]
+    Lower {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the content of a lower layer's file: the path in the view, and the file's own entry (for a
+/// hard link that of the file it names).
+pub type LowerContent<'a> = dyn Fn(&[u8], &Found<'_>) -> io::Result<Box<dyn Read>> + 'a;
+
+/// The index of what the upper directory `tree` changes in the view `below`. `tree` must be open
+/// for reading. The root directory is in it only when its owner, mode or attributes differ.
+///
+/// # Errors
+/// When the tree or a lower file can't be read, or the tree comes from another kind of mount.
+pub fn index_tree(
+    tree: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+    lower_content: &LowerContent<'_>,
+) -> Result<Index, LayerError> {
+    let mut scan = Scan {
+        form,
+        below,
+        lower_content,
+        candidates: Vec::new(),
+        directories: Vec::new(),
+        inodes: BTreeMap::new(),
+    };
+    scan.visit_root(tree)?;
+    walk::<DiffError>(tree, &mut |visited| scan.visit(&visited))?;
+    scan.leave_directories(None);
+    let mut index = scan.finish();
+    read_inline_files(tree, &mut index)?;
+    Ok(index)
+}
+
+/// Writes the tar stream of `index`, with file contents from `tree`, whose form doesn't matter:
+/// owners, modes and kinds come from the index. Times later than `clamp` become `clamp`. Gives the sink back, and the index of the stream, with offsets.
+///
+/// # Errors
+/// When a file can't be read, is no longer as the index says, or writing fails.
+pub fn write_tree_tar<W: Write>(
+    tree: BorrowedFd<'_>,
+    index: &Index,
+    clamp: Option<Timestamp>,
+    out: W,
+) -> Result<(W, Index), LayerError> {
+    let mut writer = TarWriter::new(out);
+    let mut descent = Descent::new(tree);
+    for entry in &index.entries {
+        let mut entry = entry.clone();
+        if let (Some(clamp), false) = (clamp, entry.is_whiteout()) {
+            entry.mtime = entry.mtime.min(clamp.seconds());
+        }
+        if entry.is_file() {
+            let mut file = open_file(&mut descent, &entry.path).map_err(DiffError::from)?;
+            writer.append(entry, Some(&mut file))?;
+        } else {
+            writer.append(entry, None)?;
+        }
+    }
+    writer.finish()
+}
+
+/// A path of the tree that may be in the layer.
+struct Candidate {
+    entry: Entry,
+    /// Whether it differs from what is below.
+    changed: bool,
+    /// For what has several names: which inode it is.
+    inode: Option<(u64, u64)>,
+}
+
+/// A directory that the walk is in.
+struct OpenDirectory {
+    path: Vec<u8>,
+    /// Whether the view below has a directory here.
+    exists_below: bool,
+    /// Names in the tree that aren't whiteouts; kept for opaque directories, where every other name
+    /// of the view below is gone.
+    names: Option<BTreeSet<Vec<u8>>>,
+}
+
+struct Scan<'a> {
+    form: &'a Form,
+    below: &'a View,
+    lower_content: &'a LowerContent<'a>,
+    candidates: Vec<Candidate>,
+    directories: Vec<OpenDirectory>,
+    /// Names of inodes that have several.
+    inodes: BTreeMap<(u64, u64), Vec<usize>>,
+}
+
+impl Scan<'_> {
+    fn visit_root(&mut self, tree: BorrowedFd<'_>) -> Result<(), DiffError> {
+        let failed = |error: io::Error| FsError::new("read the metadata of", b"", error);
+        let stat = rustix::fs::fstat(tree).map_err(|error| failed(error.into()))?;
+        let mut xattrs = Target::Open(tree).list(is_of_interest).map_err(failed)?;
+        let opaque = self.take_overlay_xattrs(b"", &mut xattrs)?;
+        let entry = self.entry(
+            Vec::new(),
+            &stat,
+            EntryKind::Directory { opaque: false },
+            xattrs,
+        );
+        let changed = self
+            .below
+            .get(b"")
+            .is_none_or(|found| !has_same_metadata(&entry, found.entry));
+        self.candidates.push(Candidate {
+            entry,
+            changed,
+            inode: None,
+        });
+        self.directories.push(OpenDirectory {
+            path: Vec::new(),
+            exists_below: true,
+            names: opaque.then(BTreeSet::new),
+        });
+        Ok(())
+    }
+
+    fn visit(&mut self, visited: &Visited<'_>) -> Result<Descend, DiffError> {
+        self.leave_directories(Some(visited.path));
+        let Some(parent) = self.directories.last_mut() else {
+            return Ok(Descend::Skip);
+        };
+        let found = parent
+            .exists_below
+            .then(|| self.below.get(visited.path))
+            .flatten();
+        let stat = visited.stat;
+        let kind = match file_type(stat) {
+            FileType::CharacterDevice if stat.st_rdev == 0 => {
+                if found.is_some() && parent.names.is_none() {
+                    self.push_whiteout(visited.path.to_vec());
+                }
+                return Ok(Descend::Skip);
+            }
+            FileType::RegularFile => EntryKind::File,
+            FileType::Directory => EntryKind::Directory { opaque: false },
+            FileType::Symlink => EntryKind::Symlink,
+            FileType::CharacterDevice => EntryKind::CharDevice,
+            FileType::BlockDevice => EntryKind::BlockDevice,
+            FileType::Fifo => EntryKind::Fifo,
+            // Layers hold no sockets. One in place of a lower file is that file's deletion.
+            _ => {
+                if found.is_some() && parent.names.is_none() {
+                    self.push_whiteout(visited.path.to_vec());
+                }
+                return Ok(Descend::Skip);
+            }
+        };
+        if let Some(names) = &mut parent.names {
+            names.insert(visited.name.to_vec());
+        }
+        let hides_below = parent.names.is_some();
+        let mut xattrs = Target::In(visited.directory, visited.name)
+            .list(is_of_interest)
+            .map_err(|error| {
+                FsError::new("read the extended attributes of", visited.path, error)
+            })?;
+        let opaque = self.take_overlay_xattrs(visited.path, &mut xattrs)? || hides_below;
+        let mut entry = self.entry(visited.path.to_vec(), stat, kind, xattrs);
+        if kind == EntryKind::Symlink {
+            entry.link = rustix::fs::readlinkat(visited.directory, visited.name, Vec::new())
+                .map_err(|error| FsError::new("read the link", visited.path, error))?
+                .into_bytes();
+        }
+        if entry.is_directory() {
+            self.push_directory(entry, found, opaque);
+            return Ok(Descend::Enter);
+        }
+        let changed = match found {
+            Some(found) => !self.is_same(&entry, found, visited)?,
+            None => true,
+        };
+        let inode = (stat.st_nlink > 1).then_some((stat.st_dev as u64, stat.st_ino));
+        if let Some(inode) = inode {
+            self.inodes
+                .entry(inode)
+                .or_default()
+                .push(self.candidates.len());
+        }
+        self.candidates.push(Candidate {
+            entry,
+            changed,
+            inode,
+        });
+        Ok(Descend::Skip)
+    }
+
+    fn push_whiteout(&mut self, path: Vec<u8>) {
+        self.candidates.push(Candidate {
+            entry: Entry::whiteout(path),
+            changed: true,
+            inode: None,
+        });
+    }
+
+    fn push_directory(&mut self, entry: Entry, found: Option<Found<'_>>, opaque: bool) {
+        let below = found.filter(|found| found.entry.is_directory());
+        self.directories.push(OpenDirectory {
+            path: entry.path.clone(),
+            exists_below: below.is_some(),
+            names: (opaque && below.is_some()).then(BTreeSet::new),
+        });
+        // A directory's time changes whenever something in it comes and goes; alone it is no change.
+        let changed = below.is_none_or(|found| !has_same_metadata(&entry, found.entry));
+        self.candidates.push(Candidate {
+            entry,
+            changed,
+            inode: None,
+        });
+    }
+
+    /// Leaves the directories that `path` isn't inside; all of them for `None`.
+    fn leave_directories(&mut self, path: Option<&[u8]>) {
+        while let Some(last) = self.directories.last() {
+            if path.is_some_and(|path| is_inside(path, &last.path)) {
+                return;
+            }
+            let Some(left) = self.directories.pop() else {
+                return;
+            };
+            let Some(names) = left.names else { continue };
+            for (name, _) in self.below.children(&left.path) {
+                if !names.contains(&name) {
+                    self.push_whiteout(join_path(&left.path, &name));
+                }
+            }
+        }
+    }
+
+    /// Takes overlay's own attributes out; says whether they mark an opaque directory.
+    fn take_overlay_xattrs(&self, path: &[u8], xattrs: &mut Xattrs) -> Result<bool, DiffError> {
+        let prefix = self.form.xattr_namespace.overlay_prefix().as_bytes();
+        let mut opaque = false;
+        for (name, value) in xattrs.iter() {
+            match name.strip_prefix(prefix) {
+                Some(b"opaque") => opaque |= value == b"y",
+                Some(b"redirect" | b"metacopy") => {
+                    return Err(DiffError::ForeignOverlay {
+                        path: display_path(path),
+                        attribute: String::from_utf8_lossy(name).into_owned(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        xattrs.retain(|name, _| is_carried(name) || name == OVERRIDE_STAT);
+        Ok(opaque)
+    }
+
+    fn entry(&self, path: Vec<u8>, stat: &Stat, kind: EntryKind, mut xattrs: Xattrs) -> Entry {
+        let override_stat = xattrs.remove(OVERRIDE_STAT);
+        let mut entry = Entry::new(path, kind);
+        entry.uid = stat.st_uid;
+        entry.gid = stat.st_gid;
+        entry.mtime = stat.st_mtime;
+        entry.xattrs = xattrs;
+        if kind != EntryKind::Symlink {
+            entry.mode = stat.st_mode & 0o7777;
+        }
+        match kind {
+            EntryKind::File => entry.size = u64::try_from(stat.st_size).unwrap_or(0),
+            EntryKind::CharDevice | EntryKind::BlockDevice => {
+                entry.device = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
+            }
+            _ => {}
+        }
+        if self.form.ownership == Ownership::OverrideStat
+            && let Some(over) = override_stat.and_then(|value| OverrideStat::parse(&value))
+        {
+            over.apply(&mut entry);
+        }
+        entry
+    }
+
+    /// Whether a file, link or device is just what the view below has.
+    fn is_same(
+        &self,
+        entry: &Entry,
+        found: Found<'_>,
+        visited: &Visited<'_>,
+    ) -> Result<bool, DiffError> {
+        let Some(found) = self.below.inode(found) else {
+            return Ok(false);
+        };
+        let lower = found.entry;
+        let is_device = matches!(lower.kind, EntryKind::CharDevice | EntryKind::BlockDevice);
+        if is_device && entry.is_file() && entry.size == 0 && entry.mode == 0 {
+            // The stand-in for a device that this form's trees can't hold.
+            return Ok(
+                lower.mtime == entry.mtime && (lower.uid, lower.gid) == (entry.uid, entry.gid)
+            );
+        }
+        let is_alike = lower.kind == entry.kind
+            && lower.mtime == entry.mtime
+            && lower.size == entry.size
+            && (entry.kind != EntryKind::Symlink || lower.link == entry.link)
+            && (!is_device || lower.device == entry.device)
+            && has_same_metadata(entry, lower);
+        if !is_alike || !entry.is_file() || entry.size == 0 {
+            return Ok(is_alike);
+        }
+        let failed = |error| FsError::new("read", visited.path, error);
+        let mut upper = open_in(visited.directory, visited.name).map_err(failed)?;
+        let lower_failed = |source| DiffError::Lower {
+            path: display_path(visited.path),
+            source,
+        };
+        let mut lower = (self.lower_content)(visited.path, &found).map_err(lower_failed)?;
+        let mut buffers = (vec![0; COMPARED], vec![0; COMPARED]);
+        loop {
+            let upper_length = read_full(&mut upper, &mut buffers.0).map_err(failed)?;
+            let lower_length = read_full(&mut lower, &mut buffers.1).map_err(lower_failed)?;
+            if buffers.0[..upper_length] != buffers.1[..lower_length] {
+                return Ok(false);
+            }
+            if upper_length < COMPARED {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Keeps what changed, the directories above it, and all names of a file of which one changed.
+    fn finish(mut self) -> Index {
+        let mut first_names: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
+        for names in self.inodes.values() {
+            let changed = names.iter().any(|&i| self.candidates[i].changed);
+            for &i in names {
+                self.candidates[i].changed = changed;
+            }
+        }
+        let mut candidates = self.candidates;
+        candidates.sort_by(|a, b| super::entry::compare_paths(&a.entry.path, &b.entry.path));
+        let mut entries: Vec<Entry> = Vec::new();
+        // Backwards, so that a directory comes after all that is inside it. The one just kept is
+        // inside every directory that has something kept inside.
+        for candidate in candidates.iter().rev() {
+            let entry = &candidate.entry;
+            let is_parent = entry.is_directory()
+                && !entry.path.is_empty()
+                && entries
+                    .last()
+                    .is_some_and(|kept| is_inside(&kept.path, &entry.path));
+            if candidate.changed || is_parent {
+                entries.push(entry.clone());
+            }
+        }
+        entries.reverse();
+        let inode_of: BTreeMap<&[u8], (u64, u64)> = candidates
+            .iter()
+            .filter_map(|candidate| Some((candidate.entry.path.as_slice(), candidate.inode?)))
+            .collect();
+        for entry in &mut entries {
+            let Some(inode) = inode_of.get(entry.path.as_slice()) else {
+                continue;
+            };
+            if let Some(first) = first_names.get(inode) {
+                entry.kind = EntryKind::HardLink;
+                entry.link.clone_from(first);
+                entry.size = 0;
+            } else {
+                first_names.insert(*inode, entry.path.clone());
+            }
+        }
+        Index {
+            entries,
+            ..Index::default()
+        }
+    }
+}
+
+/// How much of two files is compared at once.
+const COMPARED: usize = 64 * 1024;
+
+/// Whether an attribute says something about the entry, or about the tree that it is in.
+fn is_of_interest(name: &[u8]) -> bool {
+    is_carried(name) || name == OVERRIDE_STAT || is_overlay(name)
+}
+
+/// Whether owner, mode and attributes are the same, as far as a tree shows them.
+fn has_same_metadata(upper: &Entry, lower: &Entry) -> bool {
+    let carried = |xattrs: &Xattrs| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let carried = xattrs.iter().filter(|(name, _)| is_carried(name));
+        carried
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
+    (upper.uid, upper.gid) == (lower.uid, lower.gid)
+        && (upper.mode == lower.mode || upper.kind == EntryKind::Symlink)
+        && (upper.xattrs.is_empty() && lower.xattrs.is_empty()
+            || carried(&upper.xattrs) == carried(&lower.xattrs))
+}
+
+fn read_inline_files(tree: BorrowedFd<'_>, index: &mut Index) -> Result<(), DiffError> {
+    for path in [&b"etc/passwd"[..], b"etc/group"] {
+        let is_wanted = index
+            .get(path)
+            .is_some_and(|entry| entry.is_file() && entry.size <= INLINE_LIMIT);
+        if is_wanted && let Some(slot) = inline_slot(index, path) {
+            let file = open_file(&mut Descent::new(tree), path)?;
+            let mut content = Vec::new();
+            file.take(INLINE_LIMIT)
+                .read_to_end(&mut content)
+                .map_err(|error| FsError::new("read", path, error))?;
+            *slot = Some(content);
+        }
+    }
+    Ok(())
+}
+
+fn open_file(descent: &mut Descent<'_>, path: &[u8]) -> Result<File, FsError> {
+    let (parent, name) = split_path(path);
+    descent
+        .go_to(parent, Missing::Fail)
+        .and_then(|directory| open_in(directory, name))
+        .map_err(|error| FsError::new("read", path, error))
+}
+
+/// Opens a file for reading, following no link and waiting for no pipe.
+fn open_in(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    Ok(File::from(fd))
+}
+
+fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests;
