@@ -222,11 +222,11 @@ fn read_layer(
     if let Some(failure) = content.failure {
         return Err(unreadable(failure));
     }
-    // Whoever wrote a layer that was too short says so, less well than we can.
-    if !content.ended {
-        result?;
-        io::copy(&mut content.stream, &mut io::sink()).map_err(unreadable)?;
+    // That a layer ended too soon is said better below than by whoever was writing it.
+    if result.is_err() && !content.ended {
+        return result;
     }
+    io::copy(&mut content.stream, &mut io::sink()).map_err(unreadable)?;
     let (_, found, found_size) = content.stream.finish();
     if found != descriptor.digest.0 || found_size != descriptor.size {
         return Err(ExportError::WrongLayer {
@@ -235,7 +235,7 @@ fn read_layer(
             found_size,
         });
     }
-    Ok(())
+    result
 }
 
 /// A layer that is being read; it tells its own failures from those of whoever it is written to.
