@@ -1,4 +1,268 @@
-//! Images leave: into registries, archives and folders.
+//! Images on their way out of the store: OCI layouts as folders and archives, and the archives
+//! that `docker load` takes.
+//!
+//! An [`ExportedImage`] is the image's config, its layers as blobs that can be opened, and its
+//! names. Nothing here knows how a layer was made or compressed: its descriptor is given, and
+//! every byte is checked against it on the way out. What is written depends on the image, its
+//! names and the given time only: members sorted, owners zero, no clock.
+//!
+//! A file or folder is written beside its place and renamed: what stands there is whole.
 
+pub mod docker_archive;
 pub mod layers;
+pub mod oci;
 pub mod registry;
+
+mod archive;
+mod destination;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use destination::Destination;
+
+use crate::digest::{BlobDigest, Digest, HashingStream};
+use crate::image::ImageError;
+use crate::image::archive::CREATED_ANNOTATION;
+use crate::image::config::ImageConfig;
+use crate::image::manifest::{Descriptor, Manifest, media_type};
+use crate::reference::Reference;
+use crate::store::Store;
+
+/// Why an image could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file operation failed.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The output could not be written.
+    #[error("cannot write the image")]
+    Write(#[source] io::Error),
+    /// Standard output is a terminal.
+    #[error(
+        "refusing to write an archive to a terminal: redirect standard output, or name a file with dest="
+    )]
+    Terminal,
+    /// A layer's bytes could not be had.
+    #[error("cannot read the layer with blob {digest}")]
+    Layer {
+        /// The layer's blob.
+        digest: BlobDigest,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A layer's bytes are not those that its descriptor names.
+    #[error(
+        "the layer with blob {expected} reads as {found_size} bytes with digest {found}: the store was changed from outside"
+    )]
+    WrongLayer {
+        /// The blob's digest.
+        expected: BlobDigest,
+        /// The digest of what was read.
+        found: Digest,
+        /// Its size in bytes.
+        found_size: u64,
+    },
+    /// The folder holds something that can't be added to.
+    #[error("cannot add to the OCI layout `{path}`")]
+    Layout {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: ImageError,
+    },
+    /// The image's config can't be read.
+    #[error("cannot export the image")]
+    Config(#[from] ImageError),
+}
+
+impl ExportError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Opens a blob for reading from its beginning.
+type Opener<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
+
+/// A layer's blob, as it leaves: compressed or plain.
+pub struct LayerBlob<'a> {
+    descriptor: Descriptor,
+    open: Opener<'a>,
+}
+
+impl<'a> LayerBlob<'a> {
+    /// A blob of this media type, digest and size, that `open` gives.
+    pub fn new(
+        descriptor: Descriptor,
+        open: impl Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a,
+    ) -> Self {
+        Self {
+            descriptor,
+            open: Box::new(open),
+        }
+    }
+
+    /// A blob that the store has, or will have when it is opened.
+    pub fn from_store(store: &Store, descriptor: Descriptor) -> LayerBlob<'static> {
+        let (store, digest) = (store.clone(), descriptor.digest);
+        LayerBlob::new(descriptor, move || {
+            match store.blob(&digest).map_err(io::Error::other)? {
+                Some(file) => Ok(Box::new(file)),
+                None => Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the blob is not in the store",
+                )),
+            }
+        })
+    }
+
+    /// Its media type, digest and size.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+}
+
+/// An image that is to be written.
+pub struct ExportedImage<'a> {
+    /// The config's bytes: their digest is the image ID.
+    pub config: Vec<u8>,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerBlob<'a>>,
+    /// The names.
+    pub tags: Vec<Reference>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The manifest.
+    pub manifest: Descriptor,
+}
+
+impl ExportedImage<'_> {
+    /// The image's manifest: its bytes, and a descriptor that says the platform and the time of
+    /// the config, without names.
+    ///
+    /// # Errors
+    /// When the config can't be read.
+    pub fn manifest(&self) -> Result<(Vec<u8>, Descriptor), ImageError> {
+        let config = ImageConfig::from_bytes(&self.config)?;
+        let layers = self.layers.iter().map(|layer| layer.descriptor.clone());
+        let manifest = Manifest::new(
+            Descriptor::of(media_type::OCI_CONFIG, &self.config),
+            layers.collect(),
+            self.annotations.clone(),
+        );
+        let bytes = manifest.to_bytes();
+        let mut descriptor = Descriptor::of(media_type::OCI_MANIFEST, &bytes);
+        if !config.architecture.is_empty() {
+            descriptor = descriptor.with_platform(&config.platform());
+        }
+        if let Some(created) = config.created {
+            descriptor = descriptor.with_annotation(CREATED_ANNOTATION, &created.to_string());
+        }
+        Ok((bytes, descriptor))
+    }
+
+    /// The names, each with a tag and without a digest.
+    fn names(&self) -> impl Iterator<Item = Reference> {
+        let tags = self.tags.iter().cloned();
+        tags.map(|reference| reference.without_digest().with_default_tag())
+    }
+
+    /// All blobs but the layers' by digest.
+    fn small_blobs(&self, manifest: Vec<u8>) -> BTreeMap<BlobDigest, Vec<u8>> {
+        let blobs = [self.config.clone(), manifest];
+        blobs
+            .into_iter()
+            .map(|bytes| (BlobDigest(Digest::of(&bytes)), bytes))
+            .collect()
+    }
+
+    /// The layers by digest, each once.
+    fn layers_by_digest(&self) -> BTreeMap<BlobDigest, &LayerBlob<'_>> {
+        self.layers
+            .iter()
+            .map(|layer| (layer.descriptor.digest, layer))
+            .collect()
+    }
+}
+
+/// Reads a layer and checks on the way that it is what its descriptor says. `take` gets the bytes.
+fn read_layer(
+    layer: &LayerBlob<'_>,
+    take: impl FnOnce(&mut dyn Read) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let descriptor = &layer.descriptor;
+    let unreadable = |source| ExportError::Layer {
+        digest: descriptor.digest,
+        source,
+    };
+    // One byte more than announced is enough to know; the rest doesn't matter.
+    let limit = descriptor.size.saturating_add(1);
+    let mut content = LayerContent {
+        stream: HashingStream::new((layer.open)().map_err(unreadable)?.take(limit)),
+        ended: false,
+        failure: None,
+    };
+    let result = take(&mut content);
+    if let Some(failure) = content.failure {
+        return Err(unreadable(failure));
+    }
+    // That a layer ended too soon is said better below than by whoever was writing it.
+    if result.is_err() && !content.ended {
+        return result;
+    }
+    io::copy(&mut content.stream, &mut io::sink()).map_err(unreadable)?;
+    let (_, found, found_size) = content.stream.finish();
+    if found != descriptor.digest.0 || found_size != descriptor.size {
+        return Err(ExportError::WrongLayer {
+            expected: descriptor.digest,
+            found,
+            found_size,
+        });
+    }
+    result
+}
+
+/// A layer that is being read; it tells its own failures from those of whoever it is written to.
+struct LayerContent<R> {
+    stream: HashingStream<R>,
+    ended: bool,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for LayerContent<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.stream.read(buffer) {
+            Ok(count) => {
+                self.ended |= count == 0 && !buffer.is_empty();
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                let kind = error.kind();
+                self.failure = Some(error);
+                Err(kind.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

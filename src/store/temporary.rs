@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{Action, StoreError};
 use super::lock::Lock;
-use super::remove::remove_tree;
 use super::{Store, set_mode};
+use crate::fs::remove::remove_folder;
 
 const LOCK_SUFFIX: &str = ".lock";
 
@@ -54,10 +54,10 @@ impl TemporaryFolder {
     pub(super) fn discard(&self, path: &Path) {
         let away = self.new_path();
         let gone = match std::fs::rename(path, &away) {
-            Ok(()) => remove_tree(&away),
+            Ok(()) => remove_folder(&away),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             // A folder of another user can't be moved to another parent.
-            Err(_) => remove_tree(path),
+            Err(_) => remove_folder(path),
         };
         if let Err(error) = gone {
             tracing::debug!(path = %path.display(), %error, "left behind");
@@ -67,7 +67,7 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.path) {
+        if let Err(error) = remove_folder(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "left behind");
         }
     }
@@ -88,7 +88,7 @@ pub(super) fn remove_stale(parent: &Path) -> Result<(), StoreError> {
             continue;
         };
         let path = parent.join(&name);
-        if let Err(error) = remove_tree(&path) {
+        if let Err(error) = remove_folder(&path) {
             tracing::debug!(path = %path.display(), %error, "left behind");
         }
     }
@@ -147,7 +147,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.path) {
+        if let Err(error) = remove_folder(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "left behind");
         }
     }

@@ -318,6 +318,24 @@ fn work_in_progress_goes_with_its_owner_only() {
 }
 
 #[test]
+fn no_depth_and_no_mode_keeps_work_in_progress_from_going() {
+    use rustix::fs::{Mode, OFlags};
+    let f = Fixture::new();
+    let scratch = f.store.scratch().unwrap();
+    let path = scratch.path().to_owned();
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let mut at = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+    for _ in 0..3000 {
+        rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap();
+    }
+    std::fs::create_dir_all(path.join("closed/folder")).unwrap();
+    std::fs::set_permissions(path.join("closed"), PermissionsExt::from_mode(0o000)).unwrap();
+    drop(scratch);
+    assert!(!path.exists());
+}
+
+#[test]
 fn cache_mounts_stay_where_they_are() {
     let f = Fixture::new();
     let path = f.store.cache_mount(&key("id"), &Form::root()).unwrap();

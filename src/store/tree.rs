@@ -6,8 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Action, StoreError};
-use super::remove::remove_tree;
 use super::{LayerId, Store, create_directory, set_mode, sql};
+use crate::fs::remove::remove_folder;
 use crate::layer::form::Form;
 
 impl Store {
@@ -133,7 +133,7 @@ impl PendingTree {
 impl Drop for PendingTree {
     fn drop(&mut self) {
         if self.pending
-            && let Err(error) = remove_tree(&self.path)
+            && let Err(error) = remove_folder(&self.path)
         {
             tracing::debug!(path = %self.path.display(), %error, "left behind");
         }

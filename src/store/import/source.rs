@@ -1,0 +1,205 @@
+//! Named files that can be opened: in a folder, or in a tar archive.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ImportError;
+use crate::fs::Root;
+use crate::layer::compression::{self, Encoding, MAGIC_LENGTH};
+use crate::store::{Scratch, Store};
+
+/// No archive of an image has more members; each takes a row in memory.
+const MEMBERS_LIMIT: usize = 100_000;
+
+/// As many links are followed from one member to another.
+const LINKS_LIMIT: usize = 8;
+
+/// Files by their names relative to a common root.
+pub(super) trait Source {
+    /// Opens a file; `None` where there is none of this name.
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read + Send>>>;
+}
+
+/// A folder. No name leads out of it.
+pub(super) struct Folder(Root);
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Root::open(path).map(Self).map_err(into_io)
+    }
+}
+
+impl Source for Folder {
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read + Send>>> {
+        match self.0.open_file(name.as_bytes()).map_err(into_io) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn into_io(error: crate::fs::FsError) -> io::Error {
+    error.source
+}
+
+/// A tar archive.
+pub(super) struct Archive {
+    file: Arc<File>,
+    members: BTreeMap<String, Member>,
+    // Holds the plain archive where the given one is compressed or a pipe.
+    _scratch: Option<Scratch>,
+}
+
+enum Member {
+    File { offset: u64, size: u64 },
+    Link(String),
+}
+
+impl Archive {
+    /// Opens an archive and makes the table of its members.
+    pub(super) fn open(store: &Store, path: &Path) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let is_regular = file.metadata().map_err(failed)?.is_file();
+        let mut start = [0; MAGIC_LENGTH];
+        let plain = is_regular && {
+            let count = file.read_at(&mut start, 0).map_err(failed)?;
+            matches!(Encoding::detect(&start[..count]), Encoding::Plain)
+        };
+        let (file, scratch) = if plain {
+            (file, None)
+        } else {
+            let scratch = store.scratch()?;
+            let unpacked = scratch.path().join("archive");
+            let unpack = || {
+                let mut out = File::create_new(&unpacked)?;
+                io::copy(&mut compression::decompress(file)?, &mut out)?;
+                File::open(&unpacked)
+            };
+            (unpack().map_err(failed)?, Some(scratch))
+        };
+        let members = members(&file).map_err(failed)?;
+        Ok(Self {
+            file: Arc::new(file),
+            members,
+            _scratch: scratch,
+        })
+    }
+}
+
+impl Source for Archive {
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read + Send>>> {
+        let mut name = name;
+        for _ in 0..LINKS_LIMIT {
+            match self.members.get(name) {
+                None => return Ok(None),
+                Some(Member::Link(target)) => name = target,
+                Some(&Member::File { offset, size }) => {
+                    return Ok(Some(Box::new(Section {
+                        file: Arc::clone(&self.file),
+                        offset,
+                        end: offset.saturating_add(size),
+                    })));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn members(file: &File) -> io::Result<BTreeMap<String, Member>> {
+    let mut members = BTreeMap::new();
+    let mut archive = tar::Archive::new(io::BufReader::new(file));
+    for entry in archive.entries_with_seek()? {
+        let entry = entry?;
+        let name = clean("", &String::from_utf8_lossy(&entry.path_bytes()));
+        let link = || {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            String::from_utf8_lossy(&target).into_owned()
+        };
+        let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let member = match entry.header().entry_type() {
+            tar::EntryType::Regular | tar::EntryType::Continuous => Member::File {
+                offset: entry.raw_file_position(),
+                size: entry.size(),
+            },
+            // Older versions of docker name a layer that two images share once by content.
+            tar::EntryType::Symlink => Member::Link(clean(parent, &link())),
+            tar::EntryType::Link => Member::Link(clean("", &link())),
+            _ => continue,
+        };
+        members.insert(name, member);
+        if members.len() > MEMBERS_LIMIT {
+            let many = format!("it has more than {MEMBERS_LIMIT} members");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, many));
+        }
+    }
+    Ok(members)
+}
+
+/// `path` seen from `folder`, without `.`, `..` and slashes that mean nothing. A name, never
+/// opened.
+fn clean(folder: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let start = if path.starts_with('/') { "" } else { folder };
+    for part in start.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// A part of a file, read without moving anybody else's position.
+struct Section {
+    file: Arc<File>,
+    offset: u64,
+    end: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        let count = self.file.read_at(&mut buffer[..length], self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// How the bytes of a stream are encoded, and the same stream from its beginning.
+pub(super) fn detect(
+    content: Box<dyn Read + Send>,
+) -> io::Result<(Encoding, Box<dyn Read + Send>)> {
+    let mut content = io::BufReader::new(content);
+    let encoding = Encoding::detect(content.fill_buf()?);
+    Ok((encoding, Box::new(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn names_are_written_in_one_way() {
+        for (folder, path, expected) in [
+            ("", "./index.json", "index.json"),
+            ("", "/a//b/", "a/b"),
+            ("id2", "../id1/layer.tar", "id1/layer.tar"),
+            ("id2", "/id1/layer.tar", "id1/layer.tar"),
+            ("a", "../../../etc/passwd", "etc/passwd"),
+        ] {
+            assert_eq!(clean(folder, path), expected);
+        }
+    }
+}
