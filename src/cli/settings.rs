@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::environment::Environment;
 use super::error::Failure;
+use crate::registry::{InvalidMirror, Mirror};
 
 /// How RUN steps are kept apart from the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -63,9 +64,11 @@ pub struct Settings {
     /// `--isolation`.
     pub isolation: IsolationChoice,
     /// Mirrors of `docker.io`, to be asked in this order.
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<Mirror>,
     /// Registries that may be spoken to without TLS.
     pub insecure_registries: Vec<String>,
+    /// The user who runs rbuild, seen from outside of any user namespace that it enters.
+    pub uid: u32,
 }
 
 impl Settings {
@@ -87,7 +90,7 @@ impl Settings {
                 None => IsolationChoice::default(),
             },
         };
-        let mirrors = if arguments.registry_mirror.is_empty() {
+        let mirrors: Vec<String> = if arguments.registry_mirror.is_empty() {
             environment
                 .get("RBUILD_REGISTRY_MIRROR")
                 .unwrap_or_default()
@@ -104,8 +107,13 @@ impl Settings {
                 .or_else(|| environment.get_os("RBUILD_ROOT").map(PathBuf::from)),
             verbosity: arguments.verbose,
             isolation,
-            mirrors,
+            mirrors: mirrors
+                .iter()
+                .map(|mirror| mirror.parse())
+                .collect::<Result<_, _>>()
+                .map_err(|error: InvalidMirror| Failure::user(error.to_string()))?,
             insecure_registries: arguments.insecure_registry,
+            uid: rustix::process::getuid().as_raw(),
         })
     }
 }
@@ -128,8 +136,12 @@ mod tests {
                 root: Some("/env".into()),
                 verbosity: 0,
                 isolation: IsolationChoice::Userns,
-                mirrors: vec!["http://a:5000".into(), "https://b".into()],
+                mirrors: vec![
+                    "http://a:5000".parse().unwrap(),
+                    "https://b".parse().unwrap()
+                ],
                 insecure_registries: vec![],
+                uid: rustix::process::getuid().as_raw(),
             }
         );
         let arguments = GlobalArguments {
@@ -141,7 +153,7 @@ mod tests {
         let from_options = Settings::new(arguments, &environment).unwrap();
         assert_eq!(from_options.root, Some("/flag".into()));
         assert_eq!(from_options.isolation, IsolationChoice::Root);
-        assert_eq!(from_options.mirrors, ["http://c"]);
+        assert_eq!(from_options.mirrors, ["http://c".parse().unwrap()]);
     }
 
     #[test]
