@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use super::ui::style::Style;
 use super::ui::terminal::neutralise_text;
 use crate::registry::{self, RegistryError};
+use crate::sandbox::EnterError;
 use crate::store::StoreError;
 
 /// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
@@ -218,6 +219,17 @@ impl From<RegistryError> for Failure {
             // The disk's or the store's doing, not the registry's.
             registry::ErrorKind::Sink(_) | registry::ErrorKind::Source(_) => ErrorKind::Internal,
             _ => ErrorKind::Registry,
+        };
+        Self::from_error(kind, &error)
+    }
+}
+
+impl From<EnterError> for Failure {
+    fn from(error: EnterError) -> Self {
+        let kind = match &error {
+            // Only an isolation that was asked for is refused.
+            EnterError::Refused(_) => ErrorKind::User,
+            EnterError::Threads | EnterError::System { .. } => ErrorKind::Internal,
         };
         Self::from_error(kind, &error)
     }

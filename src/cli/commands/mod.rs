@@ -7,7 +7,9 @@ pub mod push;
 pub mod tag;
 pub mod version;
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::arguments::Command;
 use super::environment::Environment;
@@ -18,7 +20,8 @@ use super::ui::style::Style;
 use super::ui::{Progress, ProgressMode, SharedStderr};
 use crate::digest::ImageId;
 use crate::reference::Reference;
-use crate::registry::{Client, ClientOptions, Credentials, RunHelper};
+use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
+use crate::sandbox::{OutsideHelper, OutsideProgram, Processes};
 use crate::store::{RootEnvironment, Store, default_root};
 
 /// What every command is given.
@@ -27,6 +30,8 @@ pub struct Context {
     pub settings: Settings,
     /// Environment variables.
     pub environment: Environment,
+    /// The processes beside this one, and the isolation in force.
+    pub processes: Processes,
     /// Standard error, shared with the progress display.
     pub stderr: SharedStderr,
     /// How messages look on standard error.
@@ -54,9 +59,8 @@ impl Context {
         Ok(Store::open(&choice.path)?)
     }
 
-    /// A client for registries, with the user's credentials. `run_helper` runs credential helpers
-    /// as the user.
-    pub fn registry_client(&self, run_helper: RunHelper) -> Client {
+    /// A client for registries, with the user's credentials.
+    pub fn registry_client(&self) -> Client {
         let variable = |name: &str| self.environment.get_os(name).map(ToOwned::to_owned);
         let certificate_folders = [
             self.environment
@@ -68,7 +72,8 @@ impl Context {
         Client::new(ClientOptions {
             mirrors: self.settings.mirrors.clone(),
             insecure: self.settings.insecure_registries.clone(),
-            credentials: Credentials::from_environment(&variable).with_helper_runner(run_helper),
+            credentials: Credentials::from_environment(&variable)
+                .with_helper_runner(run_helper(self.processes.outside.clone())),
             certificate_folders: certificate_folders.into_iter().flatten().collect(),
             ..ClientOptions::default()
         })
@@ -90,6 +95,19 @@ impl Context {
         self.stderr
             .write_lines(&format!("{} {text}\n", self.style.hint("note:")));
     }
+}
+
+/// Runs credential helpers as the user who called rbuild: inside a user namespace, key rings
+/// refuse to answer.
+fn run_helper(outside: OutsideHelper) -> RunHelper {
+    Arc::new(move |program, input| {
+        let program = OutsideProgram::new(program).arg("get").stdin(input);
+        let output = outside.run(&program).map_err(io::Error::other)?;
+        Ok(HelperOutput {
+            success: output.code == 0,
+            stdout: output.stdout,
+        })
+    })
 }
 
 /// Runs a command.
