@@ -1,17 +1,24 @@
 //! The `rbuild` program.
 //!
-//! The order matters: arguments are understood without a thread, so that the processes which a
-//! command needs can be forked before one exists; only then does the runtime start.
+//! The order matters. Arguments are understood without a thread; then the namespaces that the
+//! command needs are entered and the processes beside this one are forked, which only a process
+//! with one thread can do; the runtime and its threads come last.
 
 use std::process::ExitCode;
 
+use rbuild::cli::error::Failure;
 use rbuild::cli::ui::stderr_style;
 use rbuild::cli::{self, Environment};
+use rbuild::sandbox::process;
 
 fn main() -> ExitCode {
     let environment = Environment::of_process();
-    match cli::parse(std::env::args_os(), &environment) {
-        Ok(invocation) => cli::run(invocation, environment),
-        Err(stop) => stop.report(stderr_style(&environment)),
+    let invocation = match cli::parse(std::env::args_os(), &environment) {
+        Ok(invocation) => invocation,
+        Err(stop) => return stop.report(stderr_style(&environment)),
+    };
+    match process::enter(&invocation.needs()) {
+        Ok(processes) => cli::run(invocation, environment, processes),
+        Err(error) => Failure::from(error).report(stderr_style(&environment)),
     }
 }

@@ -22,6 +22,7 @@ use super::error::Failure;
 use super::settings::{GlobalArguments, Settings};
 use super::spelling;
 use super::ui::style::Style;
+use crate::sandbox::Needs;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -58,17 +59,6 @@ pub enum Command {
     Version(VersionArguments),
 }
 
-/// What a command needs before any thread exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Needs {
-    /// Nothing: it touches no tree and runs no step.
-    Nothing,
-    /// The namespaces in which trees of the store are made and read, without a launcher.
-    Trees,
-    /// Trees, and the launcher that runs steps.
-    Steps,
-}
-
 /// A command line, understood.
 #[derive(Debug)]
 pub struct Invocation {
@@ -81,13 +71,14 @@ pub struct Invocation {
 impl Invocation {
     /// What is to exist before any thread.
     pub fn needs(&self) -> Needs {
-        match &self.command {
-            Command::Build(_) => Needs::Steps,
-            // A layer that was never compressed is read from its tree.
-            Command::Push(_) => Needs::Trees,
-            Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => {
-                Needs::Nothing
-            }
+        let trees = match &self.command {
+            // A layer that was never compressed is pushed from its tree.
+            Command::Build(_) | Command::Push(_) => true,
+            Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => false,
+        };
+        Needs {
+            trees,
+            isolation: self.settings.isolation,
         }
     }
 }
@@ -227,6 +218,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::sandbox::Rung;
 
     fn parsed(line: &str) -> Result<Invocation, Stop> {
         let words = std::iter::once("rbuild")
@@ -261,7 +253,7 @@ mod tests {
             ),
             (
                 "build --isolation vm .",
-                "error: invalid value `vm` for `--isolation`\nhint: it is one of auto, root, userns, none\n",
+                "error: invalid value `vm` for `--isolation`\nhint: it is one of auto, root, userns, userns-single, none\n",
             ),
             ("build . --target", "error: `--target` needs a value\n"),
             ("build a b", "error: unexpected argument `b`\n"),
@@ -300,16 +292,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_runs_steps_needs_a_launcher() {
-        for (line, needs) in [
-            ("build .", Needs::Steps),
-            ("push a", Needs::Trees),
-            ("pull a", Needs::Nothing),
-            ("tag a b", Needs::Nothing),
-            ("images", Needs::Nothing),
-            ("version", Needs::Nothing),
+    fn only_what_touches_trees_needs_processes() {
+        for (line, trees) in [
+            ("build .", true),
+            ("push a", true),
+            ("pull a", false),
+            ("tag a b", false),
+            ("images", false),
+            ("version", false),
         ] {
-            assert_eq!(parsed(line).unwrap().needs(), needs, "{line}");
+            assert_eq!(parsed(line).unwrap().needs().trees, trees, "{line}");
+        }
+        for (line, isolation) in [
+            ("build .", None),
+            ("build --isolation auto .", None),
+            ("build --isolation default .", None),
+            (
+                "--isolation userns-single .",
+                Some(Rung::UserNamespaceSingle),
+            ),
+            ("--isolation=none .", Some(Rung::None)),
+        ] {
+            assert_eq!(parsed(line).unwrap().needs().isolation, isolation, "{line}");
         }
     }
 }

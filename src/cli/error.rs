@@ -20,6 +20,9 @@ use std::process::ExitCode;
 
 use super::ui::style::Style;
 use super::ui::terminal::neutralise_text;
+use crate::registry::{self, RegistryError};
+use crate::sandbox::EnterError;
+use crate::store::StoreError;
 
 /// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
 pub const SIGPIPE: u8 = 13;
@@ -57,6 +60,7 @@ impl ErrorKind {
 pub struct Failure {
     kind: ErrorKind,
     message: String,
+    is_drawn: bool,
     causes: Vec<String>,
     excerpts: Vec<String>,
     hints: Vec<String>,
@@ -68,9 +72,19 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            is_drawn: false,
             causes: Vec::new(),
             excerpts: Vec::new(),
             hints: Vec::new(),
+        }
+    }
+
+    /// A failure whose text is complete: what [`crate::dockerfile`] draws of its diagnostics, with
+    /// message, place, caret and advice. Its control characters were dealt with when it was drawn.
+    pub fn drawn(kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self {
+            is_drawn: true,
+            ..Self::new(kind, text)
         }
     }
 
@@ -157,12 +171,16 @@ impl Failure {
                 let _ = writeln!(text, "{}", neutralise_text(line));
             }
         }
-        let _ = writeln!(
-            text,
-            "{} {}",
-            style.error("error:"),
-            one_line(&self.message)
-        );
+        let _ = if self.is_drawn {
+            writeln!(text, "{}", self.message.trim_end_matches('\n'))
+        } else {
+            writeln!(
+                text,
+                "{} {}",
+                style.error("error:"),
+                one_line(&self.message)
+            )
+        };
         for cause in &self.causes {
             let _ = writeln!(text, "  caused by: {}", one_line(cause));
         }
@@ -179,6 +197,41 @@ impl Failure {
             let _ = io::stderr().write_all(self.render(style).as_bytes());
         }
         ExitCode::from(self.kind.exit_code())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        // What a setting mends is the user's to mend.
+        let kind = match &error {
+            StoreError::ForeignOwner { .. }
+            | StoreError::NotAStore { .. }
+            | StoreError::NoPlace { .. } => ErrorKind::User,
+            _ => ErrorKind::Internal,
+        };
+        Self::from_error(kind, &error)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let kind = match error.kind() {
+            // The disk's or the store's doing, not the registry's.
+            registry::ErrorKind::Sink(_) | registry::ErrorKind::Source(_) => ErrorKind::Internal,
+            _ => ErrorKind::Registry,
+        };
+        Self::from_error(kind, &error)
+    }
+}
+
+impl From<EnterError> for Failure {
+    fn from(error: EnterError) -> Self {
+        let kind = match &error {
+            // Only an isolation that was asked for is refused.
+            EnterError::Refused(_) => ErrorKind::User,
+            EnterError::Threads | EnterError::System { .. } => ErrorKind::Internal,
+        };
+        Self::from_error(kind, &error)
     }
 }
 
@@ -232,6 +285,15 @@ mod tests {
             failure.render(Style::PLAIN),
             " --> Dockerfile:2\n  |\n2 | RUNN make\n  | ^^^^\n\
              error: can't open `/x`\n  caused by: permission denied\nhint: check its owner\n"
+        );
+    }
+
+    #[test]
+    fn a_drawn_diagnostic_is_shown_as_it_is() {
+        let failure = Failure::drawn(ErrorKind::User, "error: x\n --> Dockerfile:1\n").hint("more");
+        assert_eq!(
+            failure.render(Style::PLAIN),
+            "error: x\n --> Dockerfile:1\nhint: more\n"
         );
     }
 

@@ -29,12 +29,19 @@ pub use self::environment::Environment;
 use self::error::Failure;
 use self::signals::Interrupt;
 use self::ui::{SharedStderr, stderr_style};
+use crate::sandbox::Processes;
 
 /// Runs a command to its end and gives the exit code. Threads are started here, none before.
-pub fn run(invocation: Invocation, environment: Environment) -> ExitCode {
+pub fn run(invocation: Invocation, environment: Environment, processes: Processes) -> ExitCode {
     let stderr = SharedStderr::default();
     logging::start(&invocation.settings, &environment, &stderr);
     let style = stderr_style(&environment);
+    if invocation.needs().trees {
+        tracing::info!("isolation: {}", processes.isolation.rung());
+        for refusal in &processes.refusals {
+            tracing::info!("isolation {refusal}");
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -51,6 +58,7 @@ pub fn run(invocation: Invocation, environment: Environment) -> ExitCode {
         let context = commands::Context {
             settings: invocation.settings,
             environment,
+            processes,
             stderr,
             style,
             interrupt: interrupt.clone(),

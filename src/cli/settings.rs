@@ -6,20 +6,35 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::environment::Environment;
 use super::error::Failure;
+use crate::registry::{InvalidMirror, Mirror};
+use crate::sandbox::Rung;
 
-/// How RUN steps are kept apart from the machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum IsolationChoice {
+/// `--isolation`: how RUN steps are kept apart from the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum IsolationChoice {
     /// The strongest that works here
-    #[default]
     #[value(alias = "default")]
     Auto,
     /// Namespaces, made with root's privileges
     Root,
     /// A user namespace and a range of subordinate ids
     Userns,
+    /// A user namespace with one id
+    UsernsSingle,
     /// No RUN steps; everything else works anywhere
     None,
+}
+
+impl IsolationChoice {
+    fn rung(self) -> Option<Rung> {
+        match self {
+            Self::Auto => None,
+            Self::Root => Some(Rung::Root),
+            Self::Userns => Some(Rung::UserNamespace),
+            Self::UsernsSingle => Some(Rung::UserNamespaceSingle),
+            Self::None => Some(Rung::None),
+        }
+    }
 }
 
 /// Options that every command takes.
@@ -34,7 +49,7 @@ pub struct GlobalArguments {
     #[arg(short, long, alias = "debug", short_alias = 'D', global = true, action = ArgAction::Count)]
     verbose: u8,
 
-    /// How RUN steps are isolated: auto, root, userns, none [env: RBUILD_ISOLATION]
+    /// How RUN steps are isolated: auto, root, userns, userns-single, none [env: RBUILD_ISOLATION]
     #[arg(
         long,
         global = true,
@@ -60,12 +75,14 @@ pub struct Settings {
     pub root: Option<PathBuf>,
     /// How often `-v` was given.
     pub verbosity: u8,
-    /// `--isolation`.
-    pub isolation: IsolationChoice,
+    /// `--isolation`: the strongest that works where `None`.
+    pub isolation: Option<Rung>,
     /// Mirrors of `docker.io`, to be asked in this order.
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<Mirror>,
     /// Registries that may be spoken to without TLS.
     pub insecure_registries: Vec<String>,
+    /// The user who runs rbuild, seen from outside of any user namespace that it enters.
+    pub uid: u32,
 }
 
 impl Settings {
@@ -77,17 +94,17 @@ impl Settings {
         arguments: GlobalArguments,
         environment: &Environment,
     ) -> Result<Self, Failure> {
-        let isolation = match arguments.isolation {
-            Some(isolation) => isolation,
-            None => match environment.get("RBUILD_ISOLATION") {
-                Some(value) => IsolationChoice::from_str(&value, true).map_err(|_| {
+        let isolation = match (arguments.isolation, environment.get("RBUILD_ISOLATION")) {
+            (Some(choice), _) => choice.rung(),
+            (None, Some(value)) => IsolationChoice::from_str(&value, true)
+                .map_err(|_| {
                     Failure::user(format!("invalid value `{value}` in RBUILD_ISOLATION"))
-                        .hint("use one of auto, root, userns, none")
-                })?,
-                None => IsolationChoice::default(),
-            },
+                        .hint("it is one of auto, root, userns, userns-single, none")
+                })?
+                .rung(),
+            (None, None) => None,
         };
-        let mirrors = if arguments.registry_mirror.is_empty() {
+        let mirrors: Vec<String> = if arguments.registry_mirror.is_empty() {
             environment
                 .get("RBUILD_REGISTRY_MIRROR")
                 .unwrap_or_default()
@@ -104,8 +121,13 @@ impl Settings {
                 .or_else(|| environment.get_os("RBUILD_ROOT").map(PathBuf::from)),
             verbosity: arguments.verbose,
             isolation,
-            mirrors,
+            mirrors: mirrors
+                .iter()
+                .map(|mirror| mirror.parse())
+                .collect::<Result<_, _>>()
+                .map_err(|error: InvalidMirror| Failure::user(error.to_string()))?,
             insecure_registries: arguments.insecure_registry,
+            uid: rustix::process::getuid().as_raw(),
         })
     }
 }
@@ -127,9 +149,13 @@ mod tests {
             Settings {
                 root: Some("/env".into()),
                 verbosity: 0,
-                isolation: IsolationChoice::Userns,
-                mirrors: vec!["http://a:5000".into(), "https://b".into()],
+                isolation: Some(Rung::UserNamespace),
+                mirrors: vec![
+                    "http://a:5000".parse().unwrap(),
+                    "https://b".parse().unwrap()
+                ],
                 insecure_registries: vec![],
+                uid: rustix::process::getuid().as_raw(),
             }
         );
         let arguments = GlobalArguments {
@@ -140,8 +166,8 @@ mod tests {
         };
         let from_options = Settings::new(arguments, &environment).unwrap();
         assert_eq!(from_options.root, Some("/flag".into()));
-        assert_eq!(from_options.isolation, IsolationChoice::Root);
-        assert_eq!(from_options.mirrors, ["http://c"]);
+        assert_eq!(from_options.isolation, Some(Rung::Root));
+        assert_eq!(from_options.mirrors, ["http://c".parse().unwrap()]);
     }
 
     #[test]

@@ -10,16 +10,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Failure, SIGPIPE};
+use crate::solver::cancel::Cancel;
 
 const SIGHUP: u8 = 1;
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
 /// Tells that the user or the system wants the command to end.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Interrupt {
+    cancel: Cancel,
     token: CancellationToken,
-    output_closed: CancellationToken,
     signal: Arc<AtomicU8>,
 }
 
@@ -43,11 +44,6 @@ impl Interrupt {
                 tokio::spawn(interrupt.clone().serve(number, arriving));
             }
         }
-        let closed = interrupt.clone();
-        tokio::spawn(async move {
-            closed.output_closed.cancelled().await;
-            closed.stop(SIGPIPE);
-        });
         Ok(interrupt)
     }
 
@@ -67,16 +63,26 @@ impl Interrupt {
             .signal
             .compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
         self.token.cancel();
+        self.cancel.cancel();
     }
 
-    /// Cancelled when the command is to end. What runs watches it and returns soon.
-    pub fn token(&self) -> &CancellationToken {
-        &self.token
+    /// Stops a build when the command is to end.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
-    /// To be cancelled by whoever finds that nobody reads our output any more.
-    pub fn output_closed(&self) -> CancellationToken {
-        self.output_closed.clone()
+    /// Fails as soon as the command is to end; never succeeds.
+    ///
+    /// # Errors
+    /// The signal.
+    pub async fn wait(&self) -> Result<std::convert::Infallible, Failure> {
+        self.token.cancelled().await;
+        Err(Failure::signal(self.signal().unwrap_or(SIGTERM)))
+    }
+
+    /// Ends the command because nobody reads its output any more.
+    pub fn output_closed(&self) {
+        self.stop(SIGPIPE);
     }
 
     /// The number of the signal that came first, if one came.
@@ -116,14 +122,14 @@ mod tests {
         interrupt.stop(SIGTERM);
         interrupt.stop(SIGINT);
         assert_eq!(interrupt.signal(), Some(SIGTERM));
-        assert!(interrupt.token().is_cancelled());
+        assert!(interrupt.cancel().is_canceled());
+        assert_eq!(interrupt.wait().await, Err(Failure::signal(SIGTERM)));
     }
 
     #[tokio::test]
     async fn a_closed_output_ends_the_command() {
         let interrupt = Interrupt::watch().expect("handlers");
-        interrupt.output_closed().cancel();
-        interrupt.token().cancelled().await;
+        interrupt.output_closed();
         assert_eq!(interrupt.signal(), Some(SIGPIPE));
     }
 }

@@ -8,8 +8,8 @@ use super::{Context, parse_reference};
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::ui::format;
-use crate::digest::ImageId;
 use crate::reference::Reference;
+use crate::store::ImageRecord;
 use crate::time::Timestamp;
 
 /// Options of `rbuild images`.
@@ -32,38 +32,18 @@ pub struct ImagesArguments {
     all: bool,
 }
 
-/// One image of the store.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
-    /// Its id.
-    pub id: ImageId,
-    /// Its names; none where it has lost them all.
-    pub names: Vec<Reference>,
-    /// When it was made.
-    pub created: Timestamp,
-    /// Size of its layers in bytes, uncompressed.
-    pub size: u64,
-}
-
 /// Lists the images of the store.
 ///
 /// # Errors
 /// When the store can't be read.
-pub async fn run(arguments: ImagesArguments, context: &Context) -> Result<(), Failure> {
+pub fn run(arguments: ImagesArguments, context: &Context) -> Result<(), Failure> {
     let filter = arguments.name.as_deref().map(Filter::new).transpose()?;
-    let images = list(context)?;
+    let images = context.open_store()?.images()?;
     output::print(&render(
         &images,
         filter.as_ref(),
         &arguments,
         Timestamp::now(),
-    ))
-}
-
-/// Reads the images of the store, newest first.
-fn list(_context: &Context) -> Result<Vec<Listed>, Failure> {
-    Err(Failure::internal(
-        "this version of rbuild can't list images yet",
     ))
 }
 
@@ -97,28 +77,27 @@ impl Filter {
 }
 
 fn render(
-    images: &[Listed],
+    images: &[(Vec<Reference>, ImageRecord)],
     filter: Option<&Filter>,
     arguments: &ImagesArguments,
     now: Timestamp,
 ) -> String {
     let mut rows = Vec::new();
     let mut ids: Vec<String> = Vec::new();
-    for image in images {
+    for (names, image) in images {
         let id = if arguments.no_trunc {
             image.id.to_string()
         } else {
             image.id.hex().chars().take(12).collect()
         };
-        let shown: Vec<&Reference> = image
-            .names
+        let shown: Vec<&Reference> = names
             .iter()
             .filter(|name| filter.is_none_or(|filter| filter.matches(name)))
             .collect();
-        if shown.is_empty() && (filter.is_some() || !image.names.is_empty()) {
+        if shown.is_empty() && (filter.is_some() || !names.is_empty()) {
             continue;
         }
-        let mut names: Vec<(String, String)> = shown
+        let mut lines: Vec<(String, String)> = shown
             .iter()
             .map(|name| {
                 (
@@ -127,18 +106,22 @@ fn render(
                 )
             })
             .collect();
-        if names.is_empty() {
-            names.push(("<none>".to_owned(), "<none>".to_owned()));
+        if lines.is_empty() {
+            lines.push(("<none>".to_owned(), "<none>".to_owned()));
         }
-        let age = Duration::from_secs(
-            u64::try_from(now.seconds() - image.created.seconds()).unwrap_or(0),
+        let age = image.created.map_or_else(
+            || "unknown".to_owned(),
+            |created| {
+                let seconds = u64::try_from(now.seconds() - created.seconds()).unwrap_or(0);
+                format!("{} ago", format::rough(Duration::from_secs(seconds)))
+            },
         );
-        for (name, tag) in names {
+        for (name, tag) in lines {
             rows.push(vec![
                 name,
                 tag,
                 id.clone(),
-                format!("{} ago", format::rough(age)),
+                age.clone(),
                 format::bytes(image.size),
             ]);
         }
@@ -153,15 +136,21 @@ fn render(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
+    use crate::digest::{Digest, ImageId};
+    use crate::platform::Platform;
 
-    fn listed(names: &[&str]) -> Listed {
-        Listed {
+    fn listed(names: &[&str]) -> (Vec<Reference>, ImageRecord) {
+        let image = ImageRecord {
             id: ImageId(Digest::of(names.join(" ").as_bytes())),
-            names: names.iter().map(|name| name.parse().unwrap()).collect(),
-            created: Timestamp::from_seconds(1_700_000_000),
+            layers: Vec::new(),
+            platform: Platform::host(),
+            created: Some(Timestamp::from_seconds(1_700_000_000)),
             size: 4_210_000,
-        }
+        };
+        (
+            names.iter().map(|name| name.parse().unwrap()).collect(),
+            image,
+        )
     }
 
     fn shown(filter: Option<&str>, quiet: bool, no_trunc: bool) -> String {

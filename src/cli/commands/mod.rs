@@ -7,14 +7,22 @@ pub mod push;
 pub mod tag;
 pub mod version;
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use super::arguments::Command;
 use super::environment::Environment;
 use super::error::Failure;
 use super::settings::Settings;
 use super::signals::Interrupt;
-use super::ui::SharedStderr;
 use super::ui::style::Style;
+use super::ui::{Progress, ProgressMode, SharedStderr};
+use crate::digest::ImageId;
 use crate::reference::Reference;
+use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
+use crate::sandbox::{OutsideHelper, OutsideProgram, Processes};
+use crate::store::{RootEnvironment, Store, default_root};
 
 /// What every command is given.
 pub struct Context {
@@ -22,6 +30,8 @@ pub struct Context {
     pub settings: Settings,
     /// Environment variables.
     pub environment: Environment,
+    /// The processes beside this one, and the isolation in force.
+    pub processes: Processes,
     /// Standard error, shared with the progress display.
     pub stderr: SharedStderr,
     /// How messages look on standard error.
@@ -30,18 +40,138 @@ pub struct Context {
     pub interrupt: Interrupt,
 }
 
+impl Context {
+    /// Opens the store where the user wants it. A place that nobody would expect is told.
+    ///
+    /// # Errors
+    /// When there's no place for a store, or it can't be used.
+    pub fn open_store(&self) -> Result<Store, Failure> {
+        let path = |name| self.environment.get_os(name).map(PathBuf::from);
+        let choice = default_root(&RootEnvironment {
+            rbuild_root: self.settings.root.clone(),
+            xdg_data_home: path("XDG_DATA_HOME"),
+            home: path("HOME"),
+            uid: self.settings.uid,
+        })?;
+        if let Some(note) = choice.note {
+            self.note(&note);
+        }
+        Ok(Store::open(&choice.path)?)
+    }
+
+    /// A client for registries, with the user's credentials.
+    pub fn registry_client(&self) -> Client {
+        let variable = |name: &str| self.environment.get_os(name).map(ToOwned::to_owned);
+        let certificate_folders = [
+            self.environment
+                .get_os("HOME")
+                .map(|home| PathBuf::from(home).join(".config/containers/certs.d")),
+            Some(PathBuf::from("/etc/containers/certs.d")),
+            Some(PathBuf::from("/etc/docker/certs.d")),
+        ];
+        Client::new(ClientOptions {
+            mirrors: self.settings.mirrors.clone(),
+            insecure: self.settings.insecure_registries.clone(),
+            credentials: Credentials::from_environment(&variable)
+                .with_helper_runner(run_helper(self.processes.outside.clone())),
+            certificate_folders: certificate_folders.into_iter().flatten().collect(),
+            ..ClientOptions::default()
+        })
+    }
+
+    /// Starts a progress display, whose end nobody reads any more ends the command.
+    ///
+    /// # Errors
+    /// When `--progress tty` was asked for without a terminal.
+    pub fn progress(&self, mode: ProgressMode) -> Result<Progress, Failure> {
+        let interrupt = self.interrupt.clone();
+        Progress::start(mode, &self.environment, &self.stderr, move || {
+            interrupt.output_closed()
+        })
+    }
+
+    /// Tells the user one line.
+    pub fn note(&self, text: &str) {
+        self.stderr
+            .write_lines(&format!("{} {text}\n", self.style.hint("note:")));
+    }
+}
+
+/// Runs credential helpers as the user who called rbuild: inside a user namespace, key rings
+/// refuse to answer.
+fn run_helper(outside: OutsideHelper) -> RunHelper {
+    Arc::new(move |program, input| {
+        let program = OutsideProgram::new(program).arg("get").stdin(input);
+        let output = outside.run(&program).map_err(io::Error::other)?;
+        Ok(HelperOutput {
+            success: output.code == 0,
+            stdout: output.stdout,
+        })
+    })
+}
+
 /// Runs a command.
 ///
 /// # Errors
 /// Whatever the command failed with, ready to be shown.
 pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
+        // A build stops its own steps in order.
         Command::Build(arguments) => build::run(*arguments, context).await,
-        Command::Push(arguments) => push::run(arguments, context).await,
-        Command::Pull(arguments) => pull::run(arguments, context).await,
-        Command::Tag(arguments) => tag::run(arguments, context).await,
-        Command::Images(arguments) => images::run(arguments, context).await,
+        Command::Push(arguments) => until_interrupted(push::run(arguments, context), context).await,
+        Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
+        Command::Tag(arguments) => tag::run(arguments, context),
+        Command::Images(arguments) => images::run(arguments, context),
         Command::Version(arguments) => version::run(arguments),
+    }
+}
+
+/// Drops the work when the command is to end: what is half done in the store or a registry is
+/// garbage that nobody reads.
+async fn until_interrupted(
+    work: impl Future<Output = Result<(), Failure>>,
+    context: &Context,
+) -> Result<(), Failure> {
+    tokio::select! {
+        result = work => result,
+        interrupted = context.interrupt.wait() => interrupted.map(|never| match never {}),
+    }
+}
+
+/// The image that the user means: an id, a name, or the beginning of an id.
+pub(super) fn find_image(store: &Store, text: &str) -> Result<ImageId, Failure> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = !hex.is_empty()
+        && hex.len() <= 64
+        && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if let Ok(id) = format!("sha256:{hex}").parse::<ImageId>()
+        && store.image(&id)?.is_some()
+    {
+        return Ok(id);
+    }
+    let named = text.parse::<Reference>().map(Reference::with_default_tag);
+    if let Ok(reference) = &named
+        && let Some(id) = store.resolve(reference)?
+    {
+        return Ok(id);
+    }
+    let mut found = Vec::new();
+    if is_hex {
+        let all = store.images()?.into_iter().map(|(_, image)| image.id);
+        found.extend(all.filter(|id| id.hex().starts_with(hex)));
+    }
+    match (found.as_slice(), named) {
+        ([one], _) => Ok(*one),
+        ([], Err(error)) if !is_hex => Err(Failure::user(error.to_string())),
+        ([], _) => {
+            Err(Failure::user(format!("there's no image `{text}`"))
+                .hint("`rbuild images` lists all"))
+        }
+        (several, _) => Err(Failure::user(format!(
+            "`{text}` is the beginning of {} image ids",
+            several.len()
+        ))
+        .hint("write more of it")),
     }
 }
 
@@ -50,4 +180,79 @@ pub(super) fn parse_reference(text: &str) -> Result<Reference, Failure> {
     text.parse::<Reference>()
         .map(Reference::with_default_tag)
         .map_err(|error| Failure::user(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::BlobDigest;
+    use crate::platform::Platform;
+    use crate::store::ImageRecord;
+
+    /// A store with images of these configs, and their ids.
+    fn store(configs: &[&str]) -> (tempfile::TempDir, Store, Vec<ImageId>) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).unwrap();
+        let ids = configs.iter().map(|config| {
+            let BlobDigest(digest) = store.put_blob(config.as_bytes()).unwrap();
+            let image = ImageRecord {
+                id: ImageId(digest),
+                layers: Vec::new(),
+                platform: Platform::host(),
+                created: None,
+                size: 0,
+            };
+            store.put_image(&image).unwrap();
+            image.id
+        });
+        let ids = ids.collect();
+        (root, store, ids)
+    }
+
+    #[test]
+    fn an_image_is_found_by_name_id_and_beginning_of_its_id() {
+        let (_root, store, ids) = store(&["{}", "{ }"]);
+        let reference: Reference = "docker.io/library/app:latest".parse().unwrap();
+        store.tag(&reference, &ids[0]).unwrap();
+        let hex = ids[1].hex();
+        for (text, id) in [
+            ("app", ids[0]),
+            ("app:latest", ids[0]),
+            ("docker.io/library/app", ids[0]),
+            (&hex, ids[1]),
+            (&format!("sha256:{hex}"), ids[1]),
+            (&hex[..12], ids[1]),
+            (&format!("sha256:{}", &hex[..12]), ids[1]),
+        ] {
+            assert_eq!(find_image(&store, text), Ok(id), "{text}");
+        }
+        for (text, message) in [
+            ("nothing", "there's no image `nothing`".to_owned()),
+            ("app:v2", "there's no image `app:v2`".to_owned()),
+            (
+                "",
+                "invalid image reference ``: the repository name is missing".to_owned(),
+            ),
+        ] {
+            assert_eq!(find_image(&store, text).unwrap_err().message(), message);
+        }
+    }
+
+    #[test]
+    fn a_beginning_of_several_ids_is_none() {
+        // Seventeen ids share at least one first digit.
+        let configs: Vec<String> = (0..17).map(|n| format!("{{\"n\":{n}}}")).collect();
+        let configs: Vec<&str> = configs.iter().map(String::as_str).collect();
+        let (_root, store, ids) = store(&configs);
+        let shared = (0..16)
+            .map(|digit| format!("{digit:x}"))
+            .find(|digit| ids.iter().filter(|id| id.hex().starts_with(digit)).count() > 1)
+            .unwrap();
+        let failure = find_image(&store, &shared).unwrap_err();
+        assert!(
+            failure.message().ends_with(" image ids"),
+            "{}",
+            failure.message()
+        );
+    }
 }

@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use super::{Context, parse_reference};
+use super::{Context, find_image, parse_reference};
 use crate::cli::error::Failure;
-use crate::reference::Reference;
 
 /// Options of `rbuild tag`.
 #[derive(Args, Debug)]
@@ -19,7 +18,7 @@ pub struct TagArguments {
 ///
 /// # Errors
 /// When a name can't be understood or there's no such image.
-pub async fn run(arguments: TagArguments, context: &Context) -> Result<(), Failure> {
+pub fn run(arguments: TagArguments, context: &Context) -> Result<(), Failure> {
     let target = parse_reference(&arguments.target)?;
     if target.digest().is_some() {
         return Err(Failure::user(format!(
@@ -28,10 +27,7 @@ pub async fn run(arguments: TagArguments, context: &Context) -> Result<(), Failu
         ))
         .hint("leave `@sha256:…` out"));
     }
-    tag(&arguments.source, &target, context)
-}
-
-/// Finds the image and gives it the name.
-fn tag(_source: &str, _target: &Reference, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::internal("this version of rbuild can't tag yet"))
+    let store = context.open_store()?;
+    let image = find_image(&store, &arguments.source)?;
+    Ok(store.tag(&target, &image)?)
 }

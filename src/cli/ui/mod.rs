@@ -1,6 +1,6 @@
 //! How a build looks while it goes on: plain lines, a terminal, or nothing.
 //!
-//! A thread of its own takes the events of the build, folds them into a [`trace`] and writes
+//! A thread of its own takes the events of the build, folds them into a trace and writes
 //! what the chosen display makes of them to standard error. The displays are pure: time and size
 //! are given to them. Standard output is never touched here.
 
@@ -23,8 +23,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use tokio_util::sync::CancellationToken;
 
 use self::display::Display;
 use self::style::Style;
@@ -96,8 +94,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts a display on standard error. `closed` is cancelled when nobody reads standard
-    /// error any more.
+    /// Starts a display on standard error. `closed` is called when nobody reads standard error
+    /// any more.
     ///
     /// # Errors
     /// When `--progress tty` was asked for and standard error is no terminal, or no thread can
@@ -106,7 +104,7 @@ impl Progress {
         mode: ProgressMode,
         environment: &Environment,
         stderr: &SharedStderr,
-        closed: CancellationToken,
+        closed: impl Fn() + Send + 'static,
     ) -> Result<Self, Failure> {
         let (display, colours) = choose(mode, environment)?;
         let (sender, receiver) = sync_channel(QUEUE);
@@ -121,7 +119,7 @@ impl Progress {
                 let mut screen = Screen {
                     display,
                     trace: Trace::new(colours),
-                    closed,
+                    closed: Box::new(closed),
                 };
                 screen.run(begin, &receiver);
                 screen.trace
@@ -197,7 +195,7 @@ fn choose(
 struct Screen {
     display: Box<dyn Display>,
     trace: Trace,
-    closed: CancellationToken,
+    closed: Box<dyn Fn() + Send>,
 }
 
 impl Screen {
@@ -251,7 +249,7 @@ impl Screen {
         if let Err(error) = io::stderr().write_all(text.as_bytes())
             && error.kind() == io::ErrorKind::BrokenPipe
         {
-            self.closed.cancel();
+            (self.closed)();
         }
     }
 }

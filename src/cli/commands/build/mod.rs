@@ -20,7 +20,7 @@ use super::Context;
 use crate::build::{BuildRequest, BuildResult, ContextSource, DockerfileSource};
 use crate::cli::error::Failure;
 use crate::cli::output;
-use crate::cli::ui::{Progress, ProgressMode};
+use crate::cli::ui::ProgressMode;
 use crate::solver::events::EventSink;
 
 /// Builds an image.
@@ -34,12 +34,7 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
         remove(file)?;
     }
     let input = Input::open(&mut prepared.request)?;
-    let progress = Progress::start(
-        prepared.progress,
-        &context.environment,
-        &context.stderr,
-        context.interrupt.output_closed(),
-    )?;
+    let progress = context.progress(prepared.progress)?;
     let result = execute(&prepared.request, input, context, progress.sink()).await;
     let report = progress.finish();
     let result = match result {
