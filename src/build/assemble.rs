@@ -55,8 +55,15 @@ pub(super) fn assemble(
         size += bytes;
     }
     let mut config = lowered.config;
-    let times = steps.iter().map(|index| solved.get(index).map(|result| result.created));
-    date_history(&mut config, base, times.flatten(), request.source_date_epoch);
+    let times = steps
+        .iter()
+        .map(|index| solved.get(index).map(|result| result.created));
+    date_history(
+        &mut config,
+        base,
+        times.flatten(),
+        request.source_date_epoch,
+    );
     config.rootfs.diff_ids = diff_ids;
     let config_bytes = config.to_bytes();
     let id = ImageId(Digest::of(&config_bytes));
@@ -70,7 +77,10 @@ pub(super) fn assemble(
 }
 
 /// The diff ID of a layer and the size of its plain tar, computed where nobody has yet.
-pub(crate) fn measure(materializer: &Materializer, layer: LayerId) -> Result<(DiffId, u64), BuildError> {
+pub(crate) fn measure(
+    materializer: &Materializer,
+    layer: LayerId,
+) -> Result<(DiffId, u64), BuildError> {
     let store = materializer.store();
     let known = store.layer(layer)?.ok_or(SnapshotError::Missing {
         layer: layer.to_string(),
@@ -86,7 +96,11 @@ pub(crate) fn measure(materializer: &Materializer, layer: LayerId) -> Result<(Di
 }
 
 /// A copy of a layer in which no file is newer than `time`.
-fn rewritten(materializer: &Materializer, layer: LayerId, time: Timestamp) -> Result<LayerId, BuildError> {
+fn rewritten(
+    materializer: &Materializer,
+    layer: LayerId,
+    time: Timestamp,
+) -> Result<LayerId, BuildError> {
     let store = materializer.store();
     let key = CacheKeyBuilder::new("rewritten layer")
         .field(layer.to_string().as_bytes())
@@ -102,7 +116,7 @@ fn rewritten(materializer: &Materializer, layer: LayerId, time: Timestamp) -> Re
     let mut writer = store.ingest()?;
     let index = write_layer_tar(materializer, layer, Some(time), &mut writer)?;
     let (digest, size) = writer.commit(None)?;
-    let layer = store.create_layer(NewLayer {
+    let layer = store.create_layer(&NewLayer {
         diff_id: Some(DiffId(digest.0)),
         plain_blob: Some(digest),
         size: Some(size),
@@ -126,7 +140,11 @@ fn date_history(
     mut made: impl Iterator<Item = Timestamp>,
     epoch: Option<Timestamp>,
 ) {
-    let known = config.history.iter().filter(|entry| !entry.empty_layer).count();
+    let known = config
+        .history
+        .iter()
+        .filter(|entry| !entry.empty_layer)
+        .count();
     let new = made.size_hint().1.unwrap_or(0);
     // Some base images tell less of their history than they have layers.
     for _ in known.saturating_sub(new)..base_layers {
@@ -143,7 +161,10 @@ fn date_history(
         .filter(|(_, entry)| !entry.empty_layer)
         .nth(base_layers)
         .map_or(config.history.len(), |(place, _)| place);
-    for entry in config.history[first_new..].iter_mut().filter(|entry| !entry.empty_layer) {
+    for entry in config.history[first_new..]
+        .iter_mut()
+        .filter(|entry| !entry.empty_layer)
+    {
         let time = made.next();
         entry.created = entry.created.or(epoch).or(time);
     }

@@ -89,7 +89,10 @@ fn dockerfile(
     match (&request.dockerfile, tree) {
         (DockerfileSource::Stdin, _) => {
             let mut bytes = Vec::new();
-            let read = stdin.ok_or_else(no_stdin)?.take(LIMIT).read_to_end(&mut bytes);
+            let read = stdin
+                .ok_or_else(no_stdin)?
+                .take(LIMIT)
+                .read_to_end(&mut bytes);
             read.map_err(|source| ContextError::Read {
                 path: "standard input".to_owned(),
                 source,
@@ -98,7 +101,9 @@ fn dockerfile(
         }
         (DockerfileSource::Default, _) => in_context(tree, DEFAULT),
         (DockerfileSource::File(path), Tree::Local(..)) => beside(path),
-        (DockerfileSource::File(path), Tree::Stream(_)) => in_context(tree, &path.to_string_lossy()),
+        (DockerfileSource::File(path), Tree::Stream(_)) => {
+            in_context(tree, &path.to_string_lossy())
+        }
     }
 }
 
@@ -138,7 +143,11 @@ fn beside(path: &Path) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
     ignore.push(".dockerignore");
     let ignore = PathBuf::from(ignore);
     let content = read(&ignore)?;
-    Ok((shown, bytes, content.map(|content| (ignore.display().to_string(), content))))
+    Ok((
+        shown,
+        bytes,
+        content.map(|content| (ignore.display().to_string(), content)),
+    ))
 }
 
 fn read_error(path: &Path, source: std::io::Error) -> BuildError {
@@ -154,9 +163,13 @@ fn ignore_file(tree: &Tree, own: IgnoreFile) -> Result<Option<Matcher>, ContextE
     const SHARED: &str = ".dockerignore";
     let found = match own {
         Some(own) => Some(own),
-        None => tree.read(SHARED.as_bytes())?.map(|content| (SHARED.to_owned(), content)),
+        None => tree
+            .read(SHARED.as_bytes())?
+            .map(|content| (SHARED.to_owned(), content)),
     };
-    let Some((path, content)) = found else { return Ok(None) };
+    let Some((path, content)) = found else {
+        return Ok(None);
+    };
     let patterns = ignore::read_patterns(&content);
     let matcher = Matcher::new(&patterns).map_err(|error| ContextError::Ignore {
         path,

@@ -27,7 +27,9 @@ pub(super) struct Fetcher {
 
 impl FetchBlobs for Fetcher {
     fn fetch(&self, blobs: &[RemoteBlob]) -> Result<(), SnapshotError> {
-        let Some(first) = blobs.first() else { return Ok(()) };
+        let Some(first) = blobs.first() else {
+            return Ok(());
+        };
         let name = format!("[internal] pull {}", first.repository);
         let activity = Arc::new(self.reporter.begin(&name));
         let all = stream::iter(blobs)
@@ -49,8 +51,14 @@ impl FetchBlobs for Fetcher {
 }
 
 impl Fetcher {
-    async fn fetch_one(&self, blob: &RemoteBlob, activity: Arc<Activity>) -> Result<(), SnapshotError> {
-        let key = CacheKeyBuilder::new("blob").field(blob.digest.0.as_bytes()).finish();
+    async fn fetch_one(
+        &self,
+        blob: &RemoteBlob,
+        activity: Arc<Activity>,
+    ) -> Result<(), SnapshotError> {
+        let key = CacheKeyBuilder::new("blob")
+            .field(blob.digest.0.as_bytes())
+            .finish();
         let store = self.store.clone();
         let lock = tokio::task::spawn_blocking(move || store.lock(&key)).await;
         let _lock = lock.map_err(|_| SnapshotError::Canceled)??;

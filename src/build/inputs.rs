@@ -24,12 +24,18 @@ pub(super) fn secrets(
             reason,
         };
         let value = match from {
-            SecretFrom::Environment(name) => variable(name)
-                .map(OsString::into_vec)
-                .ok_or_else(|| failed(format!("the environment variable `{name}`"), "it is not set".to_owned()))?,
+            SecretFrom::Environment(name) => {
+                variable(name).map(OsString::into_vec).ok_or_else(|| {
+                    failed(
+                        format!("the environment variable `{name}`"),
+                        "it is not set".to_owned(),
+                    )
+                })?
+            }
             SecretFrom::File(path) => {
                 let shown = || format!("`{}`", path.display());
-                let file = std::fs::File::open(path).map_err(|error| failed(shown(), error.to_string()))?;
+                let file = std::fs::File::open(path)
+                    .map_err(|error| failed(shown(), error.to_string()))?;
                 let mut value = Vec::new();
                 let read = file.take(LIMIT + 1).read_to_end(&mut value);
                 read.map_err(|error| failed(shown(), error.to_string()))?;

@@ -21,7 +21,7 @@ mod resolve;
 mod run;
 
 pub use error::{BuildError, Located};
-pub use run::{BuildEnvironment, build, materializer};
+pub use run::{BuildEnvironment, Variables, build, materializer};
 
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,11 +33,19 @@ pub(super) async fn deliver(
             Output::Store => {}
             Output::Registry => {
                 if request.tags.is_empty() {
-                    return Err(BuildError::Request("a push needs a name: add -t NAME".to_owned()));
+                    return Err(BuildError::Request(
+                        "a push needs a name: add -t NAME".to_owned(),
+                    ));
                 }
                 let stored = stored(materializer, image)?;
                 for reference in &request.tags {
-                    let pushed = registry::push(materializer, &environment.client, &stored, reference, reporter);
+                    let pushed = registry::push(
+                        materializer,
+                        &environment.client,
+                        &stored,
+                        reference,
+                        reporter,
+                    );
                     let pushed = pushed.await.map_err(|source| BuildError::Push {
                         reference: reference.to_string(),
                         source,
@@ -46,8 +54,15 @@ pub(super) async fn deliver(
                 }
             }
             Output::Oci { dest, tar } => {
-                let activity = reporter.begin(&format!("exporting to an OCI image layout: {}", dest.display()));
-                let (shared, image, tags) = (Arc::clone(materializer), stored(materializer, image)?, request.tags.clone());
+                let activity = reporter.begin(&format!(
+                    "exporting to an OCI image layout: {}",
+                    dest.display()
+                ));
+                let (shared, image, tags) = (
+                    Arc::clone(materializer),
+                    stored(materializer, image)?,
+                    request.tags.clone(),
+                );
                 let (dest, tar, time) = (dest.clone(), *tar, request.source_date_epoch);
                 let written = tokio::task::spawn_blocking(move || {
                     write_layout(&shared, image, tags, &dest, tar, time)
@@ -62,7 +77,11 @@ pub(super) async fn deliver(
 }
 
 /// Keeps the image in the store under its names.
-fn keep(environment: &BuildEnvironment, image: &Assembled, tags: &[Reference]) -> Result<(), BuildError> {
+fn keep(
+    environment: &BuildEnvironment,
+    image: &Assembled,
+    tags: &[Reference],
+) -> Result<(), BuildError> {
     let store = &environment.store;
     store.put_blob(&image.config_bytes)?;
     store.put_image(&ImageRecord {
@@ -104,7 +123,10 @@ fn write_layout(
         if let Some(origin) = &layer.origin {
             materializer.fetcher().fetch(std::slice::from_ref(origin))?;
         }
-        layers.push(LayerBlob::from_store(materializer.store(), layer.descriptor));
+        layers.push(LayerBlob::from_store(
+            materializer.store(),
+            layer.descriptor,
+        ));
     }
     let image = ExportedImage {
         config: image.config,

@@ -5,8 +5,8 @@
 //! can't be reached, its last answer serves, with a warning.
 
 use crate::digest::{BlobDigest, CacheKey, CacheKeyBuilder, ImageId};
-use crate::graph::{BaseImage, BaseLayer, LayerBlob};
 use crate::graph::plan::ImageKey;
+use crate::graph::{BaseImage, BaseLayer, LayerBlob};
 use crate::image::ImageError;
 use crate::image::config::{CONFIG_LIMIT, ImageConfig};
 use crate::image::manifest::{Descriptor, Document, MANIFEST_LIMIT, ParsedManifest};
@@ -67,10 +67,13 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     /// The image that `key` names.
     pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
-        let reference = key.name.parse::<Reference>().map_err(|source| ResolveError::Name {
-            name: key.name.clone(),
-            source,
-        })?;
+        let reference = key
+            .name
+            .parse::<Reference>()
+            .map_err(|source| ResolveError::Name {
+                name: key.name.clone(),
+                source,
+            })?;
         let reference = reference.with_default_tag();
         if !self.pull
             && let Some(image) = self.local(&reference, &key.platform)?
@@ -80,7 +83,11 @@ impl Resolver<'_> {
         self.remote(&reference, &key.platform).await
     }
 
-    fn local(&self, reference: &Reference, platform: &Platform) -> Result<Option<BaseImage>, ResolveError> {
+    fn local(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<BaseImage>, ResolveError> {
         let Some(id) = self.store.resolve(reference)? else {
             return Ok(None);
         };
@@ -93,7 +100,11 @@ impl Resolver<'_> {
         stored_image(self.store, reference, &id, &record)
     }
 
-    async fn remote(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, ResolveError> {
+    async fn remote(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<BaseImage, ResolveError> {
         let top = match reference.digest() {
             Some(digest) => *digest,
             None => match self.client.resolve(reference).await {
@@ -116,7 +127,12 @@ impl Resolver<'_> {
         base_image(reference, top, &image.layers, image.config.config.clone())
     }
 
-    fn remember(&self, reference: &Reference, platform: &Platform, top: &BlobDigest) -> Result<(), ResolveError> {
+    fn remember(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        top: &BlobDigest,
+    ) -> Result<(), ResolveError> {
         if reference.digest().is_some() {
             return Ok(());
         }
@@ -178,7 +194,10 @@ impl Resolver<'_> {
         let Document::Manifest(manifest) = &manifest.document else {
             return Ok(None);
         };
-        let Some(config) = self.store.read_verified(&manifest.config.digest, CONFIG_LIMIT)? else {
+        let Some(config) = self
+            .store
+            .read_verified(&manifest.config.digest, CONFIG_LIMIT)?
+        else {
             return Ok(None);
         };
         let config = ImageConfig::from_bytes(&config).map_err(named)?;

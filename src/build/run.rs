@@ -74,7 +74,11 @@ pub async fn build(
     events: Arc<dyn EventSink>,
 ) -> Result<BuildResult, BuildError> {
     let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
-    let stdin = environment.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let stdin = environment
+        .stdin
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     let activity = reporter.begin("[internal] load build definition");
     let opened = activity.end(dockerfile::open(&request, &environment.store, stdin))?;
     let source = opened.dockerfile;
@@ -103,7 +107,8 @@ pub async fn build(
     let activity = reporter.begin("exporting to image");
     let image = whole(&materializer, &request, lowered, solved).await;
     let image = activity.end(image)?;
-    let manifest = outputs::deliver(&request, environment, &materializer, &image, &reporter).await?;
+    let manifest =
+        outputs::deliver(&request, environment, &materializer, &image, &reporter).await?;
     environment.store.sync()?;
     Ok(BuildResult {
         image_id: image.id,
@@ -165,7 +170,8 @@ async fn resolve_all(
         let resolving = missing.into_iter().map(|(key, span)| {
             let (resolver, reporter) = (&resolver, Arc::clone(reporter));
             async move {
-                let activity = reporter.begin(&format!("[internal] load metadata for {}", key.name));
+                let activity =
+                    reporter.begin(&format!("[internal] load metadata for {}", key.name));
                 let image = activity.end(resolver.resolve(&key).await);
                 let image = image.map_err(|error| BuildError::Resolve {
                     located: source.at(span, error.to_string()),

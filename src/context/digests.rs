@@ -91,11 +91,18 @@ impl ContextDigests {
     }
 
     fn directories(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Directory>> {
-        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+        self.directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a file's identity as it is now; `directory` is the folder it is in.
-    pub(super) fn seen(&self, directory: &OwnedFd, path: &[u8], identity: &FileIdentity) -> io::Result<()> {
+    pub(super) fn seen(
+        &self,
+        directory: &OwnedFd,
+        path: &[u8],
+        identity: &FileIdentity,
+    ) -> io::Result<()> {
         let (parent, name) = split_path(path);
         let mut directories = self.directories();
         if !directories.contains_key(parent) {
@@ -131,19 +138,29 @@ impl ContextDigests {
     pub(super) fn learn(&self, path: &[u8], digest: [u8; 32]) {
         let (parent, name) = split_path(path);
         let mut directories = self.directories();
-        let Some(directory) = directories.get_mut(parent) else { return };
-        let Some(identity) = directory.seen.get(name) else { return };
+        let Some(directory) = directories.get_mut(parent) else {
+            return;
+        };
+        let Some(identity) = directory.seen.get(name) else {
+            return;
+        };
         if identity.changed.0.max(identity.modified.0) > self.now - RACY {
             return;
         }
-        directory.kept.insert(name.to_vec(), (identity.clone(), digest));
+        directory
+            .kept
+            .insert(name.to_vec(), (identity.clone(), digest));
         directory.changed = true;
     }
 
     /// Writes changed records to the store. A store that can't take them is no reason to fail.
     pub(super) fn save(&self) {
         let mut records = Vec::new();
-        for directory in self.directories().values_mut().filter(|directory| directory.changed) {
+        for directory in self
+            .directories()
+            .values_mut()
+            .filter(|directory| directory.changed)
+        {
             directory.changed = false;
             if let Ok(bytes) = postcard::to_stdvec(&directory.kept) {
                 records.push((directory.id.0, directory.id.1, bytes));

@@ -22,7 +22,9 @@ impl ContextTree {
     /// it that isn't.
     fn is_visible(&self, node: &Node) -> Result<bool, TreeError> {
         let path = node.entry.path.as_slice();
-        let Some(ignore) = &self.ignore else { return Ok(true) };
+        let Some(ignore) = &self.ignore else {
+            return Ok(true);
+        };
         if path.is_empty() || !ignore.excluded(path) {
             return Ok(true);
         }

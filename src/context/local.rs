@@ -42,12 +42,9 @@ impl LocalTree {
             path: path.display().to_string(),
             source,
         };
-        let root = Root::open(path).map_err(opened)?;
+        let root = Root::open(path).map_err(|error| opened(error.source))?;
         let digests = store.and_then(|store| ContextDigests::new(root.as_fd(), store));
-        Ok(Self {
-            root,
-            digests,
-        })
+        Ok(Self { root, digests })
     }
 
     /// The content of a regular file; `None` when it isn't there.
@@ -61,11 +58,13 @@ impl LocalTree {
             source,
         };
         let file = match self.root.open_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(failed)?,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|error| failed(error.source))?,
         };
         let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content).map_err(failed)?;
+        file.take(limit + 1)
+            .read_to_end(&mut content)
+            .map_err(failed)?;
         if content.len() as u64 > limit {
             return Err(failed(io::Error::new(
                 io::ErrorKind::FileTooLarge,
@@ -77,7 +76,7 @@ impl LocalTree {
 
     fn directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.root.open_at(path, flags)
+        self.root.open_at(path, flags).map_err(|error| error.source)
     }
 
     fn node(&self, directory: &OwnedFd, path: Vec<u8>, stat: &Stat) -> io::Result<Option<Node>> {
@@ -92,16 +91,24 @@ impl LocalTree {
         };
         let name = split_path(&path).1.to_vec();
         let mut entry = Entry::new(path, kind);
-        entry.mode = if kind == EntryKind::Symlink { 0o777 } else { stat.st_mode & 0o7777 };
+        entry.mode = if kind == EntryKind::Symlink {
+            0o777
+        } else {
+            stat.st_mode & 0o7777
+        };
         entry.mtime = stat.st_mtime;
         match kind {
             EntryKind::File => entry.size = stat.st_size.try_into().unwrap_or(0),
             EntryKind::Symlink => {
-                let target = rustix::fs::readlinkat(directory, OsStr::from_bytes(&name), Vec::new())?;
+                let target =
+                    rustix::fs::readlinkat(directory, OsStr::from_bytes(&name), Vec::new())?;
                 entry.link = target.into_bytes();
             }
             EntryKind::CharDevice | EntryKind::BlockDevice => {
-                entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                entry.device = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
             }
             _ => {}
         }
@@ -134,7 +141,11 @@ impl LocalTree {
             Err(error) if is_absent(&error) => return Ok(None),
             opened => opened?,
         };
-        match rustix::fs::statat(&directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(
+            &directory,
+            OsStr::from_bytes(name),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ) {
             Ok(stat) => self.node(&directory, path.to_vec(), &stat),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
@@ -195,6 +206,7 @@ impl FileTree for LocalTree {
         let file = self
             .root
             .open_at(&node.entry.path, flags)
+            .map_err(|error| error.source)
             .map_err(TreeError::file(&node.entry.path))?;
         Ok(Box::new(File::from(file)))
     }
@@ -217,8 +229,10 @@ impl FileTree for LocalTree {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// Names and metadata of a directory's entries, sorted by name. What vanishes meanwhile is left
@@ -252,14 +266,21 @@ fn xattrs(directory: &OwnedFd, name: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let length = loop {
         match rustix::fs::llistxattr(path, names.as_mut_slice()) {
             Ok(length) => break length,
-            Err(rustix::io::Errno::RANGE) if names.len() < XATTR_LIMIT => names.resize(names.len() * 4, 0),
+            Err(rustix::io::Errno::RANGE) if names.len() < XATTR_LIMIT => {
+                names.resize(names.len() * 4, 0)
+            }
             // No attributes, no support for them, or no /proc: the file is copied without.
             Err(_) => return found,
         }
     };
-    for key in names[..length].split(|b| *b == 0).filter(|key| travels(key)) {
+    for key in names[..length]
+        .split(|b| *b == 0)
+        .filter(|key| travels(key))
+    {
         let mut value = vec![0; XATTR_LIMIT];
-        if let Ok(length) = rustix::fs::lgetxattr(path, OsStr::from_bytes(key), value.as_mut_slice()) {
+        if let Ok(length) =
+            rustix::fs::lgetxattr(path, OsStr::from_bytes(key), value.as_mut_slice())
+        {
             value.truncate(length);
             found.insert(key.to_vec(), value);
         }

@@ -48,7 +48,10 @@ impl StreamTree {
             path: String::from_utf8_lossy(path).into_owned(),
             source,
         };
-        let found = self.lookup(path, true).map_err(io::Error::other).map_err(failed)?;
+        let found = self
+            .lookup(path, true)
+            .map_err(io::Error::other)
+            .map_err(failed)?;
         let Some(node) = found.filter(|node| node.entry.is_file()) else {
             return Ok(None);
         };
@@ -79,6 +82,8 @@ impl FileTree for StreamTree {
 
     fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
         let entry = self.tree.inode(node);
-        self.content.open(entry).map_err(TreeError::file(&node.entry.path))
+        self.content
+            .open(entry)
+            .map_err(TreeError::file(&node.entry.path))
     }
 }

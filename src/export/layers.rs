@@ -1,17 +1,16 @@
 //! An image's layers as they leave the machine: plain tars made from whatever the store has, and
 //! compressed blobs, each compressed once.
 
-use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 
 use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, HashingStream};
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::compression::GzipWriter;
+use crate::layer::diff;
 use crate::layer::index::Index;
 use crate::layer::tar_writer::TarWriter;
-use crate::layer::{compression, diff, tar_reader};
-use crate::snapshot::{Materializer, RemoteBlob, SnapshotError, origin};
+use crate::snapshot::{Content, Materializer, RemoteBlob, SnapshotError, origin};
 use crate::store::{CompressedBlob, LayerId};
 use crate::time::Timestamp;
 
@@ -30,38 +29,63 @@ pub fn write_layer_tar<W: Write>(
         layer: layer.to_string(),
         source,
     };
-    let diff_id = store.layer(layer)?.and_then(|layer| layer.diff_id);
-    if let Some(diff_id) = diff_id
-        && let Some(file) = materializer.local_blob(diff_id)?
-    {
-        let mut tar = compression::decompress(file).map_err(SnapshotError::io("reading a layer"))?;
-        let mut writer = TarWriter::new(out);
-        let mut rewrite = |mut entry: crate::layer::entry::Entry, content: &mut dyn io::Read| {
-            if let Some(clamp) = clamp {
-                entry.mtime = entry.mtime.min(clamp.seconds());
-            }
-            writer.append(entry, Some(content))
-        };
-        tar_reader::read_entries(&mut tar, &mut rewrite).map_err(bad)?;
-        return Ok(writer.finish().map_err(bad)?.1);
-    }
     let index = materializer.index(layer)?;
-    let tree = store
-        .tree(layer, materializer.form())?
-        .ok_or_else(|| SnapshotError::Missing {
-            layer: layer.to_string(),
-        })?;
-    let tree = File::open(&tree).map_err(SnapshotError::io(tree.display().to_string()))?;
+    let diff_id = store.layer(layer)?.and_then(|layer| layer.diff_id);
     let mut hashed = HashingStream::new(out);
-    let (_, index) = diff::write_tree_tar(tree.as_fd(), materializer.form(), &index, clamp, &mut hashed)
-        .map_err(bad)?;
+    let written = match materializer.content(layer)? {
+        Content::Tree(tree) => {
+            diff::write_tree_tar(tree.as_fd(), &index, clamp, &mut hashed)
+                .map_err(bad)?
+                .1
+        }
+        plain @ Content::Plain(_) => rewrite(&index, &plain, clamp, &mut hashed)?,
+    };
     let found = DiffId(hashed.finish().1);
     match diff_id {
         Some(expected) if clamp.is_none() && expected != found => {
             Err(SnapshotError::DiffIdMismatch { expected, found })
         }
-        _ => Ok(index),
+        _ => Ok(written),
     }
+}
+
+/// Writes the entries of a plain tar once more, with other times.
+fn rewrite<W: Write>(
+    index: &Index,
+    content: &Content,
+    clamp: Option<Timestamp>,
+    out: W,
+) -> Result<Index, SnapshotError> {
+    let bad = |source| SnapshotError::Layer {
+        layer: "being rewritten".to_owned(),
+        source,
+    };
+    let mut writer = TarWriter::new(out);
+    for entry in &index.entries {
+        let mut bytes = if entry.is_file() {
+            Some(
+                content
+                    .open(entry)
+                    .map_err(SnapshotError::io("reading a layer"))?,
+            )
+        } else {
+            None
+        };
+        let mut entry = entry.clone();
+        entry.offset = None;
+        if let Some(clamp) = clamp
+            && !entry.is_whiteout()
+        {
+            entry.mtime = entry.mtime.min(clamp.seconds());
+        }
+        writer
+            .append(
+                entry,
+                bytes.as_mut().map(|bytes| bytes as &mut dyn io::Read),
+            )
+            .map_err(bad)?;
+    }
+    Ok(writer.finish().map_err(bad)?.1)
 }
 
 /// A layer in the compression in which it leaves the machine.
@@ -77,10 +101,15 @@ pub struct OutgoingLayer {
 ///
 /// # Errors
 /// When the layer can't be read or the store can't take the blob.
-pub fn outgoing(materializer: &Materializer, layer: LayerId, diff_id: DiffId) -> Result<OutgoingLayer, SnapshotError> {
+pub fn outgoing(
+    materializer: &Materializer,
+    layer: LayerId,
+    diff_id: DiffId,
+) -> Result<OutgoingLayer, SnapshotError> {
     let store = materializer.store();
     for blob in store.compressed_blobs(&diff_id)? {
-        let descriptor = Descriptor::new(media_type::to_oci(&blob.media_type), blob.digest, blob.size);
+        let descriptor =
+            Descriptor::new(media_type::to_oci(&blob.media_type), blob.digest, blob.size);
         let origin = match store.has_blob(&blob.digest)? {
             true => None,
             false => match origin::find(store, &blob)? {
@@ -90,7 +119,9 @@ pub fn outgoing(materializer: &Materializer, layer: LayerId, diff_id: DiffId) ->
         };
         return Ok(OutgoingLayer { descriptor, origin });
     }
-    let key = CacheKeyBuilder::new("compress layer").field(diff_id.0.as_bytes()).finish();
+    let key = CacheKeyBuilder::new("compress layer")
+        .field(diff_id.0.as_bytes())
+        .finish();
     let _lock = store.lock(&key)?;
     let writer = GzipWriter::new(store.ingest()?);
     let writer = compress(materializer, layer, diff_id, writer)?;

@@ -7,9 +7,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::layers::{OutgoingLayer, outgoing};
 use crate::digest::BlobDigest;
+use crate::digest::DiffId;
 use crate::image::manifest::{Descriptor, Manifest, media_type};
 use crate::reference::Reference;
-use crate::digest::DiffId;
 use crate::registry::{BlobSource, Client, Progress, RegistryError};
 use crate::snapshot::{Materializer, SnapshotError};
 use crate::solver::events::Reporter;
@@ -72,8 +72,14 @@ pub fn manifest(
         layers.push(outgoing(materializer, *layer, *diff_id)?);
     }
     let config = Descriptor::of(media_type::OCI_CONFIG, &image.config);
-    let descriptors = layers.iter().map(|layer| layer.descriptor.clone()).collect();
-    Ok((Manifest::new(config, descriptors, image.annotations.clone()), layers))
+    let descriptors = layers
+        .iter()
+        .map(|layer| layer.descriptor.clone())
+        .collect();
+    Ok((
+        Manifest::new(config, descriptors, image.annotations.clone()),
+        layers,
+    ))
 }
 
 /// Pushes an image under one name.
@@ -148,7 +154,8 @@ async fn push_layer(
             return Ok(());
         }
         let (fetching, origin) = (Arc::clone(materializer), origin.clone());
-        let fetched = tokio::task::spawn_blocking(move || fetching.fetcher().fetch(&[origin])).await;
+        let fetched =
+            tokio::task::spawn_blocking(move || fetching.fetcher().fetch(&[origin])).await;
         fetched.map_err(|_| PushError::Canceled)??;
     }
     let file = materializer.store().blob(&descriptor.digest)?;

@@ -32,6 +32,13 @@ pub struct FsError {
     pub source: io::Error,
 }
 
+impl From<FsError> for io::Error {
+    /// The same kind of error, with the path in its message.
+    fn from(error: FsError) -> Self {
+        Self::new(error.source.kind(), format!("{error}: {}", error.source))
+    }
+}
+
 impl FsError {
     /// An error of `operation` on the path `path` inside a root.
     pub fn new(operation: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {

@@ -12,7 +12,13 @@ use crate::platform::Platform;
 
 /// Build arguments that are the caller's affair: given to steps where declared, but never an
 /// environment variable of the stage's words, the config or a cache key by themselves.
-const PROXY: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+const PROXY: [&str; 5] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "all_proxy",
+];
 
 /// Whether `name` is one of the predefined proxy arguments, in either case.
 pub(super) fn is_proxy(name: &str) -> bool {
@@ -36,7 +42,10 @@ pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
 ///
 /// # Errors
 /// When a default can't be expanded.
-pub(super) fn global(dockerfile: &Dockerfile, options: &Options) -> Result<Environment, Diagnostic> {
+pub(super) fn global(
+    dockerfile: &Dockerfile,
+    options: &Options,
+) -> Result<Environment, Diagnostic> {
     let mut environment = Environment::default();
     platform_arguments(&mut environment, "BUILD", &options.build_platform);
     platform_arguments(&mut environment, "TARGET", &options.platform);
@@ -45,7 +54,12 @@ pub(super) fn global(dockerfile: &Dockerfile, options: &Options) -> Result<Envir
         last.from.value.name.as_ref().map(|name| name.value.clone())
     });
     environment.set("TARGETSTAGE", stage.as_deref().unwrap_or("default"));
-    for name in environment.pairs().iter().map(|(n, _)| n.clone()).collect::<Vec<_>>() {
+    for name in environment
+        .pairs()
+        .iter()
+        .map(|(n, _)| n.clone())
+        .collect::<Vec<_>>()
+    {
         if let Some(value) = options.build_args.get(&name) {
             environment.set(&name, value);
         }

@@ -11,7 +11,11 @@ pub(super) fn ports(argument: &str) -> Result<Vec<String>, String> {
         Some((spec, protocol)) => (spec, protocol.to_ascii_lowercase()),
         None => (argument, "tcp".to_owned()),
     };
-    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol };
+    let protocol = if protocol.is_empty() {
+        "tcp".to_owned()
+    } else {
+        protocol
+    };
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("invalid proto: {protocol}"));
     }
@@ -30,7 +34,9 @@ pub(super) fn ports(argument: &str) -> Result<Vec<String>, String> {
     if last < first {
         return Err(format!("invalid range format: {container}"));
     }
-    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+    Ok((first..=last)
+        .map(|port| format!("{port}/{protocol}"))
+        .collect())
 }
 
 #[cfg(test)]

@@ -55,7 +55,10 @@ pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowe
     }
     let target = plan.target();
     let mut state = lowering.states.remove(&target).ok_or_else(|| {
-        Diagnostic::error(Span::default(), "the target stage was not lowered".to_owned())
+        Diagnostic::error(
+            Span::default(),
+            "the target stage was not lowered".to_owned(),
+        )
     })?;
     let labels = plan.options.labels.clone();
     state.config.config.labels.extend(labels);
@@ -144,7 +147,8 @@ impl StageState {
     }
 
     fn push_history(&mut self, created_by: String, empty_layer: bool) {
-        self.config.push_history(self.created, &created_by, empty_layer);
+        self.config
+            .push_history(self.created, &created_by, empty_layer);
     }
 }
 
@@ -161,7 +165,10 @@ impl Lowering<'_> {
     fn start(&mut self, index: usize, steps: &[(Step, bool)]) -> Result<StageState, Diagnostic> {
         let planned = &self.plan.stages[index];
         let from_image = matches!(planned.base, Base::Image(_));
-        let total = steps.iter().filter(|(step, _)| makes_layer(&step.instruction)).count();
+        let total = steps
+            .iter()
+            .filter(|(step, _)| makes_layer(&step.instruction))
+            .count();
         let mut prefix = StepPrefix {
             stage: if self.plan.stages.len() == 1 {
                 String::new()
@@ -203,7 +210,11 @@ impl Lowering<'_> {
                     declared: Vec::new(),
                     sets_cmd: false,
                     prefix,
-                    created: self.plan.options.source_date_epoch.map(Timestamp::from_seconds),
+                    created: self
+                        .plan
+                        .options
+                        .source_date_epoch
+                        .map(Timestamp::from_seconds),
                     escape: self.plan.dockerfile.escape,
                 }
             }
@@ -217,9 +228,9 @@ impl Lowering<'_> {
     }
 
     fn image(&self, key: &ImageKey, span: Span) -> Result<&BaseImage, Diagnostic> {
-        self.images
-            .get(key)
-            .ok_or_else(|| Diagnostic::error(span, format!("image `{}` was not resolved", key.name)))
+        self.images.get(key).ok_or_else(|| {
+            Diagnostic::error(span, format!("image `{}` was not resolved", key.name))
+        })
     }
 
     /// The vertex of a base image, one for all that use it; `None` when it has no layers.
@@ -248,7 +259,12 @@ impl Lowering<'_> {
         Ok(vertex)
     }
 
-    fn file_system(&mut self, name: &str, current: usize, span: Span) -> Result<FileSystem, Diagnostic> {
+    fn file_system(
+        &mut self,
+        name: &str,
+        current: usize,
+        span: Span,
+    ) -> Result<FileSystem, Diagnostic> {
         let vertex = match self.plan.from(name, current, span)? {
             From::Scratch => None,
             From::Stage(stage) => self.states.get(&stage).and_then(|state| state.vertex),
@@ -412,7 +428,9 @@ impl Lowering<'_> {
             instruction::MountKind::Cache { from: Some(_), .. } => {
                 return Err(absent(span, "a cache mount with `from=`"));
             }
-            instruction::MountKind::Cache { source: Some(_), .. } => {
+            instruction::MountKind::Cache {
+                source: Some(_), ..
+            } => {
                 return Err(absent(span, "a cache mount with `source=`"));
             }
             instruction::MountKind::Cache {
@@ -447,7 +465,10 @@ impl Lowering<'_> {
                     (Some(id), _) => id,
                     (None, Some(target)) => target.rsplit('/').next().unwrap_or(target).to_owned(),
                     (None, None) => {
-                        return Err(Diagnostic::error(span, "secret mount needs an id or a target".to_owned()));
+                        return Err(Diagnostic::error(
+                            span,
+                            "secret mount needs an id or a target".to_owned(),
+                        ));
                     }
                 };
                 let mount = MountKind::Secret {
@@ -465,12 +486,16 @@ impl Lowering<'_> {
                     kind: mount,
                 });
             }
-            instruction::MountKind::Ssh { .. } => return Err(absent(span, "`RUN --mount=type=ssh`")),
+            instruction::MountKind::Ssh { .. } => {
+                return Err(absent(span, "`RUN --mount=type=ssh`"));
+            }
         };
         let target = absolute(&cwd, target.as_deref().unwrap_or_default());
         if target == "/" {
-            return Err(Diagnostic::error(span, "invalid mount target \"/\"".to_owned())
-                .with_help("mount it on a folder below the root"));
+            return Err(
+                Diagnostic::error(span, "invalid mount target \"/\"".to_owned())
+                    .with_help("mount it on a folder below the root"),
+            );
         }
         Ok(Mount { target, kind })
     }
@@ -512,7 +537,10 @@ fn refuse_absent(run: &instruction::Run, span: Span) -> Result<(), Diagnostic> {
 
 /// The error for a part of the language that rbuild doesn't have.
 pub(super) fn absent(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error(span, format!("{what} is not supported by this version of rbuild"))
+    Diagnostic::error(
+        span,
+        format!("{what} is not supported by this version of rbuild"),
+    )
 }
 
 /// The program that a RUN instruction starts: the exec form as it is, else the stage's shell.
@@ -543,7 +571,9 @@ fn command(state: &StageState, run: &instruction::Run) -> (Vec<String>, Option<I
 fn is_only_heredoc(line: &str) -> bool {
     let word = line.trim();
     let word = word.trim_start_matches(|c: char| c.is_ascii_digit());
-    word.starts_with("<<") && !word.contains(char::is_whitespace) && !word[2..].contains(['<', '>', '|', ';', '&'])
+    word.starts_with("<<")
+        && !word.contains(char::is_whitespace)
+        && !word[2..].contains(['<', '>', '|', ';', '&'])
 }
 
 fn rejoin(line: &str, heredocs: &[Heredoc]) -> String {
@@ -565,7 +595,12 @@ fn run_history(state: &StageState, args: &[String]) -> String {
     if !declared.pairs().is_empty() {
         words.push(format!("|{}", declared.pairs().len()));
     }
-    words.extend(declared.pairs().iter().map(|(name, value)| format!("{name}={value}")));
+    words.extend(
+        declared
+            .pairs()
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
     words.extend_from_slice(args);
     format!("RUN {} # buildkit", words.join(" "))
 }

@@ -134,9 +134,9 @@ impl StageState {
             } => {
                 let test = match command {
                     CommandLine::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-                    CommandLine::Exec(args) => {
-                        std::iter::once("CMD".to_owned()).chain(args.iter().cloned()).collect()
-                    }
+                    CommandLine::Exec(args) => std::iter::once("CMD".to_owned())
+                        .chain(args.iter().cloned())
+                        .collect(),
                 };
                 config::Healthcheck {
                     test,
@@ -164,8 +164,10 @@ impl StageState {
     fn stopsignal(&mut self, word: &Word) -> Result<(), Diagnostic> {
         let signal = self.expand(word)?;
         if !is_signal(&signal) {
-            return Err(Diagnostic::error(word.span, format!("invalid signal: {signal}"))
-                .with_help("use a name such as SIGTERM or a number from 1 to 64"));
+            return Err(
+                Diagnostic::error(word.span, format!("invalid signal: {signal}"))
+                    .with_help("use a name such as SIGTERM or a number from 1 to 64"),
+            );
         }
         self.remember(format!("STOPSIGNAL {signal}"));
         self.config.config.stop_signal = signal;

@@ -235,7 +235,7 @@ pub struct LayerBlob {
 }
 
 /// A base image whose name has been resolved.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct BaseImage {
     /// Its full name with digest, as shown.
     pub name: String,

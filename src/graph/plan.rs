@@ -184,7 +184,9 @@ impl Plan {
                 }
             }
             Base::Image(key) => {
-                let triggers = known.get(key).map(|image| image.config.config.on_build.as_slice());
+                let triggers = known
+                    .get(key)
+                    .map(|image| image.config.config.on_build.as_slice());
                 for text in triggers.into_iter().flatten() {
                     steps.push((trigger(text, span)?, true));
                 }
@@ -203,9 +205,14 @@ impl Plan {
         let found = match name.parse::<usize>() {
             Ok(number) if number < self.stages.len() => Some(number),
             Ok(number) => {
-                return Err(Diagnostic::error(span, format!("invalid stage index {number}")).with_help(
-                    format!("this Dockerfile has {} stages, counted from 0", self.stages.len()),
-                ));
+                return Err(
+                    Diagnostic::error(span, format!("invalid stage index {number}")).with_help(
+                        format!(
+                            "this Dockerfile has {} stages, counted from 0",
+                            self.stages.len()
+                        ),
+                    ),
+                );
             }
             Err(_) => find_stage(&self.stages[..current], name)
                 .or_else(|| find_stage(&self.stages[current..], name).map(|at| current + at)),
@@ -259,7 +266,10 @@ fn plan_stage(
         Some(word) => {
             let text = expand(word)?;
             text.parse().map_err(|error| {
-                Diagnostic::error(word.span, format!("failed to parse platform {}: {error}", word.value))
+                Diagnostic::error(
+                    word.span,
+                    format!("failed to parse platform {}: {error}", word.value),
+                )
             })?
         }
     };
@@ -293,7 +303,9 @@ fn find_target(stages: &[PlannedStage], target: Option<&str>) -> Result<usize, D
             "dockerfile contains no stages to build".to_owned(),
         ));
     };
-    let Some(target) = target else { return Ok(last) };
+    let Some(target) = target else {
+        return Ok(last);
+    };
     if let Some(index) = find_stage(stages, target) {
         return Ok(index);
     }
@@ -307,7 +319,10 @@ fn find_target(stages: &[PlannedStage], target: Option<&str>) -> Result<usize, D
     let names = stages.iter().map(|stage| stage.name.as_str());
     Err(match nearest::nearest(target, names.clone()) {
         Some(name) => error.with_help(format!("did you mean `{name}`?")),
-        None => error.with_help(format!("stages are: {}", names.collect::<Vec<_>>().join(", "))),
+        None => error.with_help(format!(
+            "stages are: {}",
+            names.collect::<Vec<_>>().join(", ")
+        )),
     })
 }
 
@@ -330,12 +345,20 @@ fn referenced(instruction: &Instruction) -> Vec<&str> {
 /// Parses an ONBUILD trigger; errors and steps point at the FROM line that brought it.
 fn trigger(text: &str, span: Span) -> Result<Step, Diagnostic> {
     let bad = |message: String| {
-        Diagnostic::error(span, format!("ONBUILD trigger `{text}` of the base image: {message}"))
+        Diagnostic::error(
+            span,
+            format!("ONBUILD trigger `{text}` of the base image: {message}"),
+        )
     };
     let parsed = dockerfile::parse(&format!("FROM scratch\n{text}\n")).map_err(|diagnostics| {
-        bad(diagnostics.first().map_or_else(String::new, |d| d.message.clone()))
+        bad(diagnostics
+            .first()
+            .map_or_else(String::new, |d| d.message.clone()))
     })?;
-    let mut steps = parsed.stages.into_iter().flat_map(|stage| stage.instructions);
+    let mut steps = parsed
+        .stages
+        .into_iter()
+        .flat_map(|stage| stage.instructions);
     match (steps.next(), steps.next()) {
         (Some(step), None) => Ok(Step { span, ..step }),
         _ => Err(bad("should be a single instruction".to_owned())),

@@ -20,7 +20,11 @@ impl StageState {
         refuse_absent(transfer, is_add, span)?;
         let instruction = if is_add { "ADD" } else { "COPY" };
         let mut message = instruction.to_owned();
-        let chown = transfer.chown.as_ref().map(|word| self.expand(word)).transpose()?;
+        let chown = transfer
+            .chown
+            .as_ref()
+            .map(|word| self.expand(word))
+            .transpose()?;
         let chown = chown.filter(|chown| !chown.is_empty());
         if let Some(chown) = &chown {
             message.push_str(&format!(" --chown={chown}"));
@@ -69,7 +73,12 @@ impl StageState {
         Ok((copy, message))
     }
 
-    fn source(&self, source: &Source, is_add: bool, message: &mut String) -> Result<CopySource, Diagnostic> {
+    fn source(
+        &self,
+        source: &Source,
+        is_add: bool,
+        message: &mut String,
+    ) -> Result<CopySource, Diagnostic> {
         match source {
             Source::Path(word) => {
                 let path = self.expand(word)?;
@@ -147,7 +156,9 @@ fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {
             .with_help("write the mode as an octal number, such as --chmod=755")),
         _ => Err(Diagnostic::error(
             span,
-            format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"),
+            format!(
+                "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
+            ),
         )),
     }
 }

@@ -24,11 +24,16 @@ impl Content {
     /// When the system refuses, or the index has no offset for it.
     pub fn open(&self, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
         match self {
-            Self::Tree(root) => Ok(Box::new(root.open_file(&entry.path)?)),
+            Self::Tree(root) => Ok(Box::new(
+                root.open_file(&entry.path).map_err(|error| error.source)?,
+            )),
             Self::Plain(file) => {
-                let offset = entry
-                    .offset
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its place in the layer is not known"))?;
+                let offset = entry.offset.ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "its place in the layer is not known",
+                    )
+                })?;
                 Ok(Box::new(Window {
                     file: Arc::clone(file),
                     offset,
@@ -48,7 +53,9 @@ struct Window {
 
 impl Read for Window {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
         let n = self.file.read_at(&mut buf[..most], self.offset)?;
         self.offset += n as u64;
         self.left -= n as u64;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::content::Content;
 use super::{Snapshot, SnapshotError};
-use crate::digest::{BlobDigest, CacheKeyBuilder, Digest, DiffId, HashingStream};
+use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, Digest, HashingStream};
 use crate::fs::Root;
 use crate::layer::compression;
 use crate::layer::form::Form;
@@ -111,9 +111,14 @@ impl Materializer {
     /// # Errors
     /// When a layer without an index can't be read.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
-        self.fetch_missing(&snapshot.layers, |layer| Ok(self.store.index(layer)?.is_none()))?;
-        let indexes: Result<Vec<Arc<Index>>, SnapshotError> =
-            snapshot.layers.iter().map(|layer| self.index(*layer)).collect();
+        self.fetch_missing(&snapshot.layers, |layer| {
+            Ok(self.store.index(layer)?.is_none())
+        })?;
+        let indexes: Result<Vec<Arc<Index>>, SnapshotError> = snapshot
+            .layers
+            .iter()
+            .map(|layer| self.index(*layer))
+            .collect();
         Ok(View::new(indexes?))
     }
 
@@ -130,9 +135,8 @@ impl Materializer {
             return Ok(index);
         }
         let diff_id = self.required_diff_id(layer)?;
-        let (index, ()) = self.read_verified(layer, diff_id, |tar| {
-            Ok((tar_reader::read_index(tar)?, ()))
-        })?;
+        let (index, ()) =
+            self.read_verified(layer, diff_id, |tar| Ok((tar_reader::read_index(tar)?, ())))?;
         self.store.put_index(layer, &index)?;
         Ok(Arc::new(index))
     }
@@ -143,7 +147,8 @@ impl Materializer {
     /// When the layer can't be had.
     pub fn content(&self, layer: LayerId) -> Result<Content, SnapshotError> {
         if let Some(tree) = self.store.tree(layer, &self.form)? {
-            let root = Root::open(&tree).map_err(SnapshotError::io(tree.display().to_string()))?;
+            let root = Root::open(&tree)
+                .map_err(|error| SnapshotError::io(tree.display().to_string())(error.source))?;
             return Ok(Content::Tree(root));
         }
         let _lock = self.lock(layer)?;
@@ -160,9 +165,12 @@ impl Materializer {
         let mut tar = compression::decompress(self.blob(layer, diff_id)?)
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut writer = self.store.ingest()?;
-        io::copy(&mut tar, &mut writer).map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
+        io::copy(&mut tar, &mut writer)
+            .map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
         writer.commit(Some(digest))?;
-        self.store.blob(&digest)?.ok_or_else(|| Self::missing(diff_id))
+        self.store
+            .blob(&digest)?
+            .ok_or_else(|| Self::missing(diff_id))
     }
 
     /// The trees of a snapshot's layers, lowest first, made where they are missing.
@@ -217,7 +225,8 @@ impl Materializer {
             source,
         })?;
         // Readers stop at the end marker; the digest covers what stands behind it too.
-        io::copy(&mut tar, &mut io::sink()).map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        io::copy(&mut tar, &mut io::sink())
+            .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let found = DiffId(tar.finish().1);
         if found != diff_id {
             return Err(SnapshotError::DiffIdMismatch {
@@ -264,7 +273,9 @@ impl Materializer {
     ) -> Result<(), SnapshotError> {
         let mut blobs: Vec<RemoteBlob> = Vec::new();
         for layer in layers {
-            let Some(remote) = self.remote(*layer) else { continue };
+            let Some(remote) = self.remote(*layer) else {
+                continue;
+            };
             if !needed(*layer)? || blobs.contains(&remote) {
                 continue;
             }
@@ -280,7 +291,9 @@ impl Materializer {
     }
 
     fn lock(&self, layer: LayerId) -> Result<crate::store::Lock, SnapshotError> {
-        let key = CacheKeyBuilder::new("layer shape").field(layer.to_string().as_bytes()).finish();
+        let key = CacheKeyBuilder::new("layer shape")
+            .field(layer.to_string().as_bytes())
+            .finish();
         Ok(self.store.lock(&key)?)
     }
 

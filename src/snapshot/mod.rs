@@ -13,7 +13,7 @@ pub mod origin;
 mod source;
 
 pub use content::Content;
-pub use materialize::{Materializer, RemoteBlob};
+pub use materialize::{FetchBlobs, Materializer, RemoteBlob};
 pub use source::{FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
 use crate::digest::{CacheKey, DiffId};
@@ -53,7 +53,9 @@ pub enum SnapshotError {
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
     /// The plain tar is not what the image config promises.
-    #[error("layer {expected}: its content has diff ID {found}; the image is damaged or was tampered with")]
+    #[error(
+        "layer {expected}: its content has diff ID {found}; the image is damaged or was tampered with"
+    )]
     DiffIdMismatch {
         /// What the config says.
         expected: DiffId,

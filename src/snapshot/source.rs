@@ -93,7 +93,10 @@ impl ViewTree {
     /// The tree of `view`.
     pub fn new(view: View) -> Self {
         let linked = view.layers().iter().map(|index| {
-            let links = index.entries.iter().filter(|entry| entry.kind == EntryKind::HardLink);
+            let links = index
+                .entries
+                .iter()
+                .filter(|entry| entry.kind == EntryKind::HardLink);
             links.map(|entry| entry.link.clone()).collect()
         });
         Self {
@@ -134,7 +137,9 @@ impl ViewTree {
                 layer: 0,
             }));
         }
-        Ok(resolved.found.map(|found| self.node(resolved.path.clone(), found)))
+        Ok(resolved
+            .found
+            .map(|found| self.node(resolved.path.clone(), found)))
     }
 
     /// See [`FileTree::children`].
@@ -169,7 +174,10 @@ impl SnapshotTree {
     ///
     /// # Errors
     /// When a layer can't be had.
-    pub fn new(materializer: Arc<Materializer>, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+    pub fn new(
+        materializer: Arc<Materializer>,
+        snapshot: &Snapshot,
+    ) -> Result<Self, SnapshotError> {
         Ok(Self {
             tree: ViewTree::new(materializer.view(snapshot)?),
             contents: snapshot.layers.iter().map(|_| OnceLock::new()).collect(),
@@ -198,6 +206,8 @@ impl FileTree for SnapshotTree {
 
     fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
         let content = self.content(node.layer)?;
-        content.open(self.tree.inode(node)).map_err(TreeError::file(&node.entry.path))
+        content
+            .open(self.tree.inode(node))
+            .map_err(TreeError::file(&node.entry.path))
     }
 }

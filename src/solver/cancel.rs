@@ -51,7 +51,11 @@ impl Cancel {
     /// # Errors
     /// [`Canceled`].
     pub fn check(&self) -> Result<(), Canceled> {
-        if self.is_canceled() { Err(Canceled) } else { Ok(()) }
+        if self.is_canceled() {
+            Err(Canceled)
+        } else {
+            Ok(())
+        }
     }
 
     /// Runs `action` when the build is stopped (at once if it was already), unless the value
@@ -80,7 +84,10 @@ impl Cancel {
     }
 
     fn actions(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Action)>> {
-        self.0.actions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .actions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

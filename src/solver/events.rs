@@ -134,7 +134,11 @@ impl Reporter {
 
     /// A vertex ended.
     pub fn end(&self, id: VertexId, outcome: Outcome, elapsed: Duration) {
-        self.sink.emit(Event::Ended { id, outcome, elapsed });
+        self.sink.emit(Event::Ended {
+            id,
+            outcome,
+            elapsed,
+        });
     }
 
     /// Announces and starts a piece of work that is no step of the graph; it ends as done or
@@ -190,7 +194,8 @@ impl Activity {
 impl Drop for Activity {
     fn drop(&mut self) {
         if !self.ended {
-            self.reporter.end(self.id, Outcome::Canceled, self.started.elapsed());
+            self.reporter
+                .end(self.id, Outcome::Canceled, self.started.elapsed());
         }
     }
 }

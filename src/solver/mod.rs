@@ -92,7 +92,9 @@ pub async fn solve(
             }
             Err(error) => {
                 // Canceled steps ended because of the one that failed, which may come later.
-                let better = failure.as_ref().is_none_or(|first| first.error.is_canceled());
+                let better = failure
+                    .as_ref()
+                    .is_none_or(|first| first.error.is_canceled());
                 if better {
                     failure = Some(error);
                 }
@@ -120,7 +122,8 @@ impl Work {
                     results.insert(input, result.snapshot);
                 }
                 Err(_) => {
-                    self.reporter.end(self.id, Outcome::Canceled, Duration::ZERO);
+                    self.reporter
+                        .end(self.id, Outcome::Canceled, Duration::ZERO);
                     return Err(self.error(StepError::Canceled));
                 }
             }

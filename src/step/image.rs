@@ -13,7 +13,9 @@ impl StepContext {
         let mut diff_ids: Vec<DiffId> = Vec::with_capacity(image.layers.len());
         for base in &image.layers {
             diff_ids.push(base.diff_id);
-            let Some(chain_id) = ChainId::of(&diff_ids) else { continue };
+            let Some(chain_id) = ChainId::of(&diff_ids) else {
+                continue;
+            };
             let layer = match (base.stored, self.store().layer_by_chain(&chain_id)?) {
                 (Some(layer), _) => layer,
                 (None, Some(layer)) => layer.id,
@@ -44,7 +46,9 @@ impl StepContext {
             layers.push(layer);
         }
         let key = match ChainId::of(&diff_ids) {
-            Some(chain_id) => CacheKeyBuilder::new("image layers").field(chain_id.0.as_bytes()).finish(),
+            Some(chain_id) => CacheKeyBuilder::new("image layers")
+                .field(chain_id.0.as_bytes())
+                .finish(),
             None => empty_snapshot().key,
         };
         Ok(StepResult {
@@ -55,7 +59,7 @@ impl StepContext {
     }
 
     fn new_base_layer(&self, diff_id: DiffId, chain_id: ChainId) -> Result<LayerId, StepError> {
-        Ok(self.store().create_layer(NewLayer {
+        Ok(self.store().create_layer(&NewLayer {
             diff_id: Some(diff_id),
             chain_id: Some(chain_id),
             ..NewLayer::default()

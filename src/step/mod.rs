@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
-use crate::fs::Root;
 use crate::graph::{FileSystem, Graph, Operation, VertexIndex};
 use crate::layer::view::View;
 use crate::sandbox::Launcher;
@@ -201,7 +200,12 @@ impl StepContext {
     }
 
     /// Records a new layer under `key`.
-    fn finished(&self, key: CacheKey, parent: &Snapshot, layer: LayerId) -> Result<StepResult, StepError> {
+    fn finished(
+        &self,
+        key: CacheKey,
+        parent: &Snapshot,
+        layer: LayerId,
+    ) -> Result<StepResult, StepError> {
         let created = Timestamp::now();
         let record = CacheRecord {
             layer: Some(layer),
@@ -228,7 +232,7 @@ impl StepContext {
             .into_inner()
             .map_err(|error| SnapshotError::io("writing a layer")(error.into_error()))?;
         let (digest, size) = writer.commit(None)?;
-        let layer = self.store().create_layer(NewLayer {
+        let layer = self.store().create_layer(&NewLayer {
             diff_id: Some(DiffId(digest.0)),
             plain_blob: Some(digest),
             size: Some(size),
@@ -241,9 +245,5 @@ impl StepContext {
     fn temporary_file(&self) -> std::io::Result<std::fs::File> {
         let scratch = self.store().scratch().map_err(std::io::Error::other)?;
         tempfile::tempfile_in(scratch.path())
-    }
-
-    fn root(path: &std::path::Path) -> Result<Root, SnapshotError> {
-        Root::open(path).map_err(SnapshotError::io(path.display().to_string()))
     }
 }

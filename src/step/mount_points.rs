@@ -29,11 +29,16 @@ pub(super) struct MountPoints {
 
 impl MountPoints {
     /// Sees to it that `target` exists, and gives the path it leads to.
-    pub(super) fn add(&mut self, view: &View, target: &[u8], kind: Kind) -> Result<Vec<u8>, ViewError> {
+    pub(super) fn add(
+        &mut self,
+        view: &View,
+        target: &[u8],
+        kind: Kind,
+    ) -> Result<Vec<u8>, ViewError> {
         let resolved = view.resolve(target, true)?;
-        let exists = resolved.found.is_some_and(|found| {
-            found.entry.is_directory() == (kind == Kind::Directory)
-        });
+        let exists = resolved
+            .found
+            .is_some_and(|found| found.entry.is_directory() == (kind == Kind::Directory));
         let path = resolved.path;
         if exists || path.is_empty() || self.entries.contains_key(&path) {
             return Ok(path);
@@ -76,8 +81,11 @@ impl MountPoints {
         writer.append(root, None)?;
         for entry in Index::new(self.entries.values().cloned().collect()).entries {
             let mut empty: &[u8] = &[];
-            let content: Option<&mut dyn std::io::Read> =
-                if entry.is_file() { Some(&mut empty) } else { None };
+            let content: Option<&mut dyn std::io::Read> = if entry.is_file() {
+                Some(&mut empty)
+            } else {
+                None
+            };
             writer.append(entry, content)?;
         }
         Ok(writer.finish()?.0)
@@ -136,7 +144,9 @@ mod tests {
         let mut points = MountPoints::default();
         points.add(&view, b"proc", Kind::Directory).unwrap();
         assert!(points.is_empty());
-        let path = points.add(&view, b"/var/secrets/token", Kind::File).unwrap();
+        let path = points
+            .add(&view, b"/var/secrets/token", Kind::File)
+            .unwrap();
         assert_eq!(path, b"run/secrets/token");
         let paths: Vec<&[u8]> = points.entries.keys().map(Vec::as_slice).collect();
         assert_eq!(paths, [&b"run"[..], b"run/secrets", b"run/secrets/token"]);
@@ -147,15 +157,24 @@ mod tests {
     #[test]
     fn made_directories_that_stay_empty_are_no_change() {
         let mut points = MountPoints::default();
-        points.add(&View::default(), b"cache/a", Kind::Directory).unwrap();
-        points.add(&View::default(), b"keep/b", Kind::Directory).unwrap();
+        points
+            .add(&View::default(), b"cache/a", Kind::Directory)
+            .unwrap();
+        points
+            .add(&View::default(), b"keep/b", Kind::Directory)
+            .unwrap();
         let changes = Index::new(vec![
             Entry::directory("cache"),
             Entry::directory("cache/a"),
             Entry::directory("keep"),
             Entry::new("keep/file", EntryKind::File),
         ]);
-        let paths: Vec<Vec<u8>> = points.prune(changes).entries.into_iter().map(|e| e.path).collect();
+        let paths: Vec<Vec<u8>> = points
+            .prune(changes)
+            .entries
+            .into_iter()
+            .map(|e| e.path)
+            .collect();
         assert_eq!(paths, [b"keep".to_vec(), b"keep/file".to_vec()]);
     }
 }

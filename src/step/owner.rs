@@ -48,7 +48,8 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Reads the two files; missing ones are empty.
     pub(super) fn new(passwd: Option<&[u8]>, group: Option<&[u8]>) -> Self {
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let text =
+            |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         Self {
             passwd: text(passwd),
             group: text(group),
@@ -85,7 +86,8 @@ impl Accounts {
         if let Some(group) = self.groups().find(|group| group.name == text) {
             return Ok(group.gid);
         }
-        text.parse().map_err(|_| UnknownOwner::Group(text.to_owned()))
+        text.parse()
+            .map_err(|_| UnknownOwner::Group(text.to_owned()))
     }
 
     /// `--chown`, and the owner of a WORKDIR: a number without a group is its own group.
@@ -172,20 +174,32 @@ mod tests {
         ] {
             assert_eq!(accounts().owner(spec), Ok(Owner { uid, gid }), "{spec}");
         }
-        assert_eq!(accounts().owner("nobody"), Err(UnknownOwner::User("nobody".into())));
-        assert_eq!(accounts().owner("0:nobody"), Err(UnknownOwner::Group("nobody".into())));
+        assert_eq!(
+            accounts().owner("nobody"),
+            Err(UnknownOwner::User("nobody".into()))
+        );
+        assert_eq!(
+            accounts().owner("0:nobody"),
+            Err(UnknownOwner::Group("nobody".into()))
+        );
     }
 
     #[test]
     fn a_step_runs_with_the_groups_of_its_user() {
         let web = accounts().exec_user("web").unwrap();
-        assert_eq!((web.uid, web.gid, web.groups.as_slice(), web.home.as_str()), (33, 34, &[101][..], "/var/www"));
+        assert_eq!(
+            (web.uid, web.gid, web.groups.as_slice(), web.home.as_str()),
+            (33, 34, &[101][..], "/var/www")
+        );
         let by_number = accounts().exec_user("33").unwrap();
         assert_eq!(by_number, web);
         let with_group = accounts().exec_user("web:0").unwrap();
         assert_eq!((with_group.gid, with_group.groups.len()), (0, 0));
         let unknown = accounts().exec_user("1234").unwrap();
-        assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (1234, 0, "/"));
+        assert_eq!(
+            (unknown.uid, unknown.gid, unknown.home.as_str()),
+            (1234, 0, "/")
+        );
         assert_eq!(accounts().exec_user("").unwrap().home, "/root");
         assert!(accounts().exec_user("ghost").is_err());
     }

@@ -22,8 +22,8 @@ use crate::graph::{Copy, CopySource, FileSystem, Mount, MountKind, Run};
 use crate::layer::view::{View, ViewError};
 use crate::layer::{LayerError, apply, diff};
 use crate::sandbox::{
-    HostPath, MountSource, Network, Outcome, SandboxFiles, SandboxMount, SandboxSpec, Security,
-    SetupFailure, Writable, XattrNamespace,
+    HostPath, LauncherError, MountSource, Network, Outcome, SandboxFiles, SandboxMount,
+    SandboxSpec, Security, SetupFailure, Writable, XattrNamespace,
 };
 use crate::snapshot::{Content, Snapshot};
 use crate::solver::events::{Event, LogStream, VertexId};
@@ -74,6 +74,9 @@ pub enum RunError {
     /// The sandbox could not be made.
     #[error(transparent)]
     Setup(#[from] SetupFailure),
+    /// Sandboxes can't be started any more.
+    #[error(transparent)]
+    Launcher(LauncherError),
     /// There is no sandbox on this machine.
     #[error("RUN needs a sandbox, and this machine gives none: {0}")]
     NoSandbox(String),
@@ -181,7 +184,9 @@ impl StepContext {
             let source_path = source.trim_start_matches('/').as_bytes().to_vec();
             prepared.push(match from {
                 FileSystem::Scratch => Prepared::Files(super::empty_snapshot(), source_path),
-                FileSystem::Vertex(index) => Prepared::Files(inputs.parent(Some(*index)), source_path),
+                FileSystem::Vertex(index) => {
+                    Prepared::Files(inputs.parent(Some(*index)), source_path)
+                }
                 FileSystem::Context => self.context_files(mount, source)?,
             });
         }
@@ -195,7 +200,10 @@ impl StepContext {
         };
         let tree = self.context.as_ref().ok_or_else(missing)?;
         let path = source.trim_start_matches('/').as_bytes();
-        let node = tree.lookup(path, true).map_err(copy::CopyError::Tree)?.ok_or_else(missing)?;
+        let node = tree
+            .lookup(path, true)
+            .map_err(copy::CopyError::Tree)?
+            .ok_or_else(missing)?;
         let is_directory = node.entry.is_directory();
         let copy = Copy {
             from: FileSystem::Context,
@@ -208,7 +216,11 @@ impl StepContext {
             directory_time: None,
         };
         let result = self.copy(&copy, &super::empty_snapshot(), Some(tree))?;
-        let inside = if is_directory { Vec::new() } else { b"file".to_vec() };
+        let inside = if is_directory {
+            Vec::new()
+        } else {
+            b"file".to_vec()
+        };
         Ok(Prepared::Files(result.snapshot, inside))
     }
 
@@ -232,7 +244,8 @@ impl StepContext {
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
-        let hosts = format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let hosts =
+            format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
             let path = format!("{SCRIPTS}/{}", script.name);
@@ -256,7 +269,9 @@ impl StepContext {
             MountKind::Bind {
                 source, read_write, ..
             } => {
-                let Prepared::Files(snapshot, path) = prepared else { return Ok(()) };
+                let Prepared::Files(snapshot, path) = prepared else {
+                    return Ok(());
+                };
                 self.bind(mount, source, *read_write, snapshot, path, view, assembly)
             }
             MountKind::Cache { read_only, .. } => {
@@ -308,7 +323,10 @@ impl StepContext {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, and a struct would only name them again")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, and a struct would only name them again"
+    )]
     fn bind(
         &self,
         mount: &Mount,
@@ -335,7 +353,11 @@ impl StepContext {
                 .into());
             }
         };
-        let kind = if is_directory { Kind::Directory } else { Kind::File };
+        let kind = if is_directory {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
         assembly.point(view, mount.target.as_bytes(), kind)?;
         let mut lower: Vec<HostPath> = self
             .materializer
@@ -367,7 +389,11 @@ impl StepContext {
     }
 
     /// The folder of a cache mount, by the hash of its id, locked as its sharing wants.
-    fn cache_folder(&self, kind: &MountKind, assembly: &mut Assembly) -> Result<PathBuf, StepError> {
+    fn cache_folder(
+        &self,
+        kind: &MountKind,
+        assembly: &mut Assembly,
+    ) -> Result<PathBuf, StepError> {
         let MountKind::Cache {
             id,
             sharing,
@@ -379,7 +405,12 @@ impl StepContext {
         else {
             return Err(RunError::Canceled.into());
         };
-        let hash = |copy: u64| CacheKeyBuilder::new("cache mount").field(id.as_bytes()).number(copy).finish();
+        let hash = |copy: u64| {
+            CacheKeyBuilder::new("cache mount")
+                .field(id.as_bytes())
+                .number(copy)
+                .finish()
+        };
         let mut copy = 0;
         match sharing {
             CacheSharing::Shared => {}
@@ -392,9 +423,14 @@ impl StepContext {
                 copy += 1;
             },
         }
-        let folder = self.store().cache_mount(&hash(copy), self.materializer.form())?;
+        let folder = self
+            .store()
+            .cache_mount(&hash(copy), self.materializer.form())?;
         let what = "making a cache mount";
-        let is_empty = std::fs::read_dir(&folder).map_err(failed(what))?.next().is_none();
+        let is_empty = std::fs::read_dir(&folder)
+            .map_err(failed(what))?
+            .next()
+            .is_none();
         if is_empty {
             std::os::unix::fs::chown(&folder, Some(*uid), Some(*gid)).map_err(failed(what))?;
             let permissions = std::fs::Permissions::from_mode(*mode);
@@ -415,10 +451,18 @@ impl StepContext {
         let mut lower: Vec<HostPath> = Vec::new();
         if !assembly.points.is_empty() {
             let tree = self.store().scratch()?;
-            let tar = assembly.points.tar(root_entry(view)).map_err(RunError::Changes)?;
-            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
-            apply::extract(tar.as_slice(), directory.as_fd(), self.materializer.form(), view)
+            let tar = assembly
+                .points
+                .tar(root_entry(view))
                 .map_err(RunError::Changes)?;
+            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
+            apply::extract(
+                tar.as_slice(),
+                directory.as_fd(),
+                self.materializer.form(),
+                view,
+            )
+            .map_err(RunError::Changes)?;
             lower.push(HostPath::from(tree.path().to_owned()));
             assembly.scratch.push(tree);
         }
@@ -465,7 +509,7 @@ impl StepContext {
         let running = Arc::new(
             launcher
                 .run(
-                    &spec,
+                    spec,
                     SandboxFiles {
                         stdin: None,
                         stdout: out_end,
@@ -473,7 +517,7 @@ impl StepContext {
                         passed,
                     },
                 )
-                .map_err(failed("starting a sandbox"))?,
+                .map_err(RunError::Launcher)?,
         );
         let killer = Arc::clone(&running);
         let _on_cancel = self.cancel.on_cancel(move || killer.kill());
@@ -481,7 +525,7 @@ impl StepContext {
             self.forward(stdout, LogStream::Stdout, id),
             self.forward(stderr, LogStream::Stderr, id),
         ];
-        let outcome = running.wait().map_err(failed("waiting for a sandbox"))?;
+        let outcome = running.wait().map_err(RunError::Launcher)?;
         for reader in readers {
             // A reader can't fail: it ends with its pipe.
             let _ = reader.join();
@@ -519,23 +563,32 @@ impl StepContext {
         let layers = &parent.layers;
         let lower = |found: &crate::layer::view::Found<'_>| -> io::Result<Box<dyn Read>> {
             let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
-            let content = self.materializer.content(*layer).map_err(io::Error::other)?;
+            let content = self
+                .materializer
+                .content(*layer)
+                .map_err(io::Error::other)?;
             let inode = view.inode(*found).unwrap_or(*found);
             open_content(&content, &inode)
         };
-        let index = diff::index_tree(directory.as_fd(), self.materializer.form(), view, &|_, found| {
-            lower(found)
-        })
+        let index = diff::index_tree(
+            directory.as_fd(),
+            self.materializer.form(),
+            view,
+            &|_, found| lower(found),
+        )
         .map_err(RunError::Changes)?;
         let index = points.prune(index);
-        let layer = self.store().create_layer(NewLayer::default())?;
+        let layer = self.store().create_layer(&NewLayer::default())?;
         self.store().put_index(layer, &index)?;
         upper.commit(layer)?;
         self.finished(key, parent, layer)
     }
 }
 
-fn open_content(content: &Content, found: &crate::layer::view::Found<'_>) -> io::Result<Box<dyn Read>> {
+fn open_content(
+    content: &Content,
+    found: &crate::layer::view::Found<'_>,
+) -> io::Result<Box<dyn Read>> {
     let reader: Box<dyn Read> = content.open(found.entry)?;
     Ok(reader)
 }
@@ -562,12 +615,20 @@ impl Assembly {
     }
 
     /// Shows `content` as a read-only file that no disk ever holds.
-    fn memory_file(&mut self, target: &str, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<(), RunError> {
+    fn memory_file(
+        &mut self,
+        target: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), RunError> {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let memory = rustix::fs::memfd_create("file", flags)
             .map_err(|error| failed("making a file in memory")(error.into()))?;
         let mut memory = File::from(memory);
-        memory.write_all(content).map_err(failed("making a file in memory"))?;
+        memory
+            .write_all(content)
+            .map_err(failed("making a file in memory"))?;
         io::Seek::rewind(&mut memory).map_err(failed("making a file in memory"))?;
         let source = MountSource::File {
             index: self.passed.len(),
@@ -598,14 +659,18 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
         NetworkMode::None => 1,
     });
     if let Some(script) = &run.script {
-        key.field(script.name.as_bytes()).field(script.content.as_bytes());
+        key.field(script.name.as_bytes())
+            .field(script.content.as_bytes());
     }
     key.number(run.mounts.len() as u64);
     for (mount, prepared) in run.mounts.iter().zip(prepared) {
         key.field(mount.target.as_bytes());
         match (&mount.kind, prepared) {
             (MountKind::Bind { read_write, .. }, Prepared::Files(snapshot, path)) => {
-                key.number(0).key(&snapshot.key).field(path).number(u64::from(*read_write));
+                key.number(0)
+                    .key(&snapshot.key)
+                    .field(path)
+                    .number(u64::from(*read_write));
             }
             (MountKind::Bind { .. }, Prepared::None) => {
                 key.number(1);
@@ -625,7 +690,11 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
 }
 
 fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
-    let mut env: Vec<String> = run.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = run
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let has = |name: &str| run.env.iter().any(|(n, _)| n == name);
     for (name, value) in &run.proxy {
         if !has(name) {
@@ -651,7 +720,8 @@ fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
     let root = root_entry(view);
     let what = "preparing the step's root directory";
     std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)).map_err(failed(what))?;
-    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode)).map_err(failed(what))?;
+    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode))
+        .map_err(failed(what))?;
     let time = std::time::UNIX_EPOCH
         + std::time::Duration::from_secs(u64::try_from(root.mtime).unwrap_or(0));
     let directory = File::open(upper).map_err(failed(what))?;

@@ -14,8 +14,11 @@ impl StepContext {
         parent: &Snapshot,
     ) -> Result<StepResult, StepError> {
         let mut key = CacheKeyBuilder::new("make directory");
-        key.key(&parent.key).field(make.path.as_bytes()).field(make.user.as_bytes());
-        key.number(u64::from(make.time.is_some())).number(make.time.unwrap_or(0) as u64);
+        key.key(&parent.key)
+            .field(make.path.as_bytes())
+            .field(make.user.as_bytes());
+        key.number(u64::from(make.time.is_some()))
+            .number(make.time.unwrap_or(0) as u64);
         let key = key.finish();
         let _lock = self.store().lock(&key)?;
         if let Some(result) = self.cached(&key, parent)? {

@@ -70,7 +70,9 @@ pub(super) struct Destination {
 }
 
 fn sort_key(path: &[u8]) -> Vec<u8> {
-    path.iter().map(|b| if *b == b'/' { 0 } else { *b }).collect()
+    path.iter()
+        .map(|b| if *b == b'/' { 0 } else { *b })
+        .collect()
 }
 
 impl Destination {
@@ -178,7 +180,11 @@ impl Destination {
         let start = sort_key(path);
         let mut end = start.clone();
         end.push(1);
-        let below: Vec<Vec<u8>> = self.items.range(start..end).map(|(key, _)| key.clone()).collect();
+        let below: Vec<Vec<u8>> = self
+            .items
+            .range(start..end)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in below {
             self.items.remove(&key);
         }
@@ -228,7 +234,9 @@ impl Destination {
             }
         }
         for (key, item) in self.items.iter_mut().filter(|(_, item)| item.on_the_way) {
-            item.entry.mtime = directory_time.or_else(|| newest.get(key).copied()).unwrap_or(0);
+            item.entry.mtime = directory_time
+                .or_else(|| newest.get(key).copied())
+                .unwrap_or(0);
         }
     }
 }

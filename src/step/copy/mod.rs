@@ -117,7 +117,10 @@ pub(super) fn select(
     let exclude = if copy.exclude.is_empty() {
         None
     } else {
-        Some(Matcher::new(&copy.exclude).map_err(|error| CopyError::BadExclude(error.to_string()))?)
+        Some(
+            Matcher::new(&copy.exclude)
+                .map_err(|error| CopyError::BadExclude(error.to_string()))?,
+        )
     };
     let mut destination = Destination::new(view, on_the_way);
     let selector = Selector {
@@ -180,11 +183,14 @@ impl Selection {
             {
                 key.field(digest);
             }
-            let first = item
-                .identity
-                .as_deref()
-                .map_or(u64::MAX, |identity| *links.entry(identity).or_insert(number as u64));
-            key.number(if first == number as u64 { u64::MAX } else { first });
+            let first = item.identity.as_deref().map_or(u64::MAX, |identity| {
+                *links.entry(identity).or_insert(number as u64)
+            });
+            key.number(if first == number as u64 {
+                u64::MAX
+            } else {
+                first
+            });
         }
         key.finish()
     }
@@ -224,7 +230,9 @@ impl Selection {
                 inner: item.bytes.open()?,
                 hasher: blake3::Hasher::new(),
             };
-            writer.append(item.entry.clone(), Some(&mut content)).map_err(failed)?;
+            writer
+                .append(item.entry.clone(), Some(&mut content))
+                .map_err(failed)?;
             let digest = *content.hasher.finalize().as_bytes();
             self.learn(item, digest);
             digests.push(digest);
@@ -352,8 +360,12 @@ fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
     let mut key = CacheKeyBuilder::new("copy operation");
     key.key(&parent.key).field(copy.destination.as_bytes());
     key.field(copy.chown.as_deref().unwrap_or_default().as_bytes());
-    key.number(copy.chmod.map_or(u64::MAX, |Chmod::Octal(mode)| u64::from(mode)));
-    key.number(u64::from(copy.unpack)).number(copy.sources.len() as u64);
+    key.number(
+        copy.chmod
+            .map_or(u64::MAX, |Chmod::Octal(mode)| u64::from(mode)),
+    );
+    key.number(u64::from(copy.unpack))
+        .number(copy.sources.len() as u64);
     for source in &copy.sources {
         match source {
             CopySource::Path(path) => key.number(0).field(path.as_bytes()),

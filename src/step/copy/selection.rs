@@ -53,7 +53,12 @@ impl Selector<'_> {
         Ok(())
     }
 
-    fn path(&self, destination: &mut Destination, path: &str, written: &[u8]) -> Result<(), CopyError> {
+    fn path(
+        &self,
+        destination: &mut Destination,
+        path: &str,
+        written: &[u8],
+    ) -> Result<(), CopyError> {
         let path = path.trim_start_matches('/').as_bytes();
         for found in self.expand_wildcards(path)? {
             let node = match self.tree {
@@ -108,8 +113,13 @@ impl Selector<'_> {
             let name = child.entry.name().to_vec();
             let relative = join_path(relative, &name);
             let is_directory = child.entry.is_directory();
-            let excluded = self.exclude.as_ref().is_some_and(|exclude| exclude.excluded(&relative));
-            if excluded && !(is_directory && self.exclude.as_ref().is_some_and(Matcher::has_exceptions)) {
+            let excluded = self
+                .exclude
+                .as_ref()
+                .is_some_and(|exclude| exclude.excluded(&relative));
+            if excluded
+                && !(is_directory && self.exclude.as_ref().is_some_and(Matcher::has_exceptions))
+            {
                 continue;
             }
             let target = join_path(target, &name);
@@ -190,7 +200,9 @@ impl Selector<'_> {
         let Some(first) = parts.iter().position(|part| has_wildcard(part)) else {
             return Ok(vec![path.to_vec()]);
         };
-        let Some(tree) = self.tree else { return Ok(Vec::new()) };
+        let Some(tree) = self.tree else {
+            return Ok(Vec::new());
+        };
         let base = parts[..first].join(&b'/');
         let Some(base) = tree.lookup(&base, true)? else {
             return Ok(Vec::new());
