@@ -84,6 +84,18 @@ pub enum BuildError {
         #[source]
         source: PushError,
     },
+    /// A name that no image of the store has.
+    #[error("no image `{0}` in the store")]
+    NoImage(String),
+    /// An image that can't be pulled.
+    #[error("failed to pull `{reference}`: {source}")]
+    Pull {
+        /// Its name.
+        reference: String,
+        /// Why.
+        #[source]
+        source: Box<ResolveError>,
+    },
     /// The request itself can't be met.
     #[error("{0}")]
     Request(String),

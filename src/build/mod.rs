@@ -19,9 +19,12 @@ mod inputs;
 mod outputs;
 mod resolve;
 mod run;
+mod transfer;
 
 pub use error::{BuildError, Located};
-pub use run::{BuildEnvironment, Variables, build, materializer};
+pub use resolve::ResolveError;
+pub use run::{BuildEnvironment, Variables, build};
+pub use transfer::{pull, push};
 
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -124,7 +124,13 @@ impl Resolver<'_> {
         let key = image_of(&top, platform);
         self.store.put_memo(&key, manifest.0.as_bytes())?;
         self.remember(reference, platform, &top)?;
-        base_image(reference, top, &image.layers, image.config.config.clone())
+        base_image(
+            reference,
+            top,
+            image.config.id(),
+            &image.layers,
+            image.config.config.clone(),
+        )
     }
 
     fn remember(
@@ -201,7 +207,8 @@ impl Resolver<'_> {
             return Ok(None);
         };
         let config = ImageConfig::from_bytes(&config).map_err(named)?;
-        base_image(reference, *top, &manifest.layers, config).map(Some)
+        let id = ImageId(manifest.config.digest.0);
+        base_image(reference, *top, id, &manifest.layers, config).map(Some)
     }
 }
 
@@ -221,7 +228,8 @@ pub(crate) fn stored_image(
     })?;
     let layers = config.rootfs.diff_ids.iter().zip(&record.layers);
     Ok(Some(BaseImage {
-        name: format!("{reference}"),
+        id: *id,
+        name: reference.to_string(),
         repository: None,
         layers: layers
             .map(|(diff_id, layer)| BaseLayer {
@@ -238,6 +246,7 @@ pub(crate) fn stored_image(
 fn base_image(
     reference: &Reference,
     top: BlobDigest,
+    id: ImageId,
     layers: &[Descriptor],
     config: ImageConfig,
 ) -> Result<BaseImage, ResolveError> {
@@ -250,7 +259,8 @@ fn base_image(
     }
     let layers = config.rootfs.diff_ids.iter().zip(layers);
     Ok(BaseImage {
-        name: format!("{}", reference.clone().with_digest(top)),
+        id,
+        name: reference.clone().with_digest(top).to_string(),
         repository: Some(reference.clone()),
         layers: layers
             .map(|(diff_id, layer)| BaseLayer {

@@ -49,7 +49,10 @@ pub struct BuildEnvironment {
 }
 
 /// What makes the layers' shapes in `environment`. Must be called on a tokio runtime.
-pub fn materializer(environment: &BuildEnvironment, reporter: &Arc<Reporter>) -> Arc<Materializer> {
+pub(super) fn materializer(
+    environment: &BuildEnvironment,
+    reporter: &Arc<Reporter>,
+) -> Arc<Materializer> {
     let fetcher = Fetcher {
         client: environment.client.clone(),
         store: environment.store.clone(),

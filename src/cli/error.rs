@@ -20,8 +20,11 @@ use std::process::ExitCode;
 
 use super::ui::style::Style;
 use super::ui::terminal::neutralise_text;
+use crate::build::{BuildError, Located, ResolveError};
 use crate::registry::{self, RegistryError};
 use crate::sandbox::EnterError;
+use crate::snapshot::SnapshotError;
+use crate::step::StepError;
 use crate::store::StoreError;
 
 /// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
@@ -198,6 +201,51 @@ impl Failure {
         }
         ExitCode::from(self.kind.exit_code())
     }
+}
+
+impl Failure {
+    /// What a build failed with: its place in the Dockerfile drawn, its side decided.
+    pub fn of_build(error: BuildError, style: Style) -> Self {
+        match error {
+            BuildError::Store(error) => error.into(),
+            BuildError::Dockerfile(located) => Self::drawn(ErrorKind::User, draw(&located, style)),
+            BuildError::Resolve { located, source } => {
+                let kind = match source.as_ref() {
+                    ResolveError::Registry(_) | ResolveError::Image { .. } => ErrorKind::Registry,
+                    ResolveError::Store(_) => ErrorKind::Internal,
+                    ResolveError::Name { .. } | ResolveError::LayerCount { .. } => ErrorKind::User,
+                };
+                Self::drawn(kind, draw(&located, style))
+            }
+            BuildError::Step { located, source } => {
+                let kind = match &source.error {
+                    StepError::Store(_) => ErrorKind::Internal,
+                    StepError::Snapshot(SnapshotError::Registry(_)) => ErrorKind::Registry,
+                    _ => ErrorKind::Step,
+                };
+                Self::drawn(kind, draw(&located, style))
+            }
+            BuildError::Push { .. } | BuildError::Pull { .. } => {
+                Self::from_error(ErrorKind::Registry, &error)
+            }
+            BuildError::Snapshot(SnapshotError::Registry(error)) => error.into(),
+            BuildError::NoDockerfile(_)
+            | BuildError::NotText(_)
+            | BuildError::Context(_)
+            | BuildError::Secret { .. }
+            | BuildError::NoImage(_)
+            | BuildError::Request(_) => Self::from_error(ErrorKind::User, &error),
+            _ => Self::from_error(ErrorKind::Internal, &error),
+        }
+    }
+}
+
+fn draw(located: &Located, style: Style) -> String {
+    let drawn = located
+        .diagnostics
+        .iter()
+        .map(|one| one.render(&located.name, &located.text, style.colours()));
+    drawn.collect::<Vec<_>>().join("\n")
 }
 
 impl From<StoreError> for Failure {

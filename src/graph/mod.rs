@@ -8,7 +8,7 @@
 //! user is shown) never does.
 
 use crate::build::NetworkMode;
-use crate::digest::{BlobDigest, DiffId};
+use crate::digest::{BlobDigest, DiffId, ImageId};
 use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
 use crate::image::config::ImageConfig;
@@ -237,6 +237,8 @@ pub struct LayerBlob {
 /// A base image whose name has been resolved.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BaseImage {
+    /// Digest of its config.
+    pub id: ImageId,
     /// Its full name with digest, as shown.
     pub name: String,
     /// The repository that its blobs can be had from, where it came from a registry.

@@ -28,6 +28,7 @@ use crate::store::{CacheRecord, LayerId, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
 pub use self::copy::CopyError;
+pub use self::image::layers_of;
 pub use self::owner::UnknownOwner;
 pub use self::run::RunError;
 

@@ -9,7 +9,7 @@ pub mod version;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::arguments::Command;
 use super::environment::Environment;
@@ -18,10 +18,12 @@ use super::settings::Settings;
 use super::signals::Interrupt;
 use super::ui::style::Style;
 use super::ui::{Progress, ProgressMode, SharedStderr};
+use crate::build::BuildEnvironment;
 use crate::digest::ImageId;
+use crate::layer::form::{Form, Ownership, XattrNamespace};
 use crate::reference::Reference;
 use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
-use crate::sandbox::{OutsideHelper, OutsideProgram, Processes};
+use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes};
 use crate::store::{RootEnvironment, Store, default_root};
 
 /// What every command is given.
@@ -76,6 +78,47 @@ impl Context {
                 .with_helper_runner(run_helper(self.processes.outside.clone())),
             certificate_folders: certificate_folders.into_iter().flatten().collect(),
             ..ClientOptions::default()
+        })
+    }
+
+    /// What a build, a push or a pull works with. `stdin` is standard input, from its first byte.
+    ///
+    /// # Errors
+    /// When the store can't be used.
+    pub fn build_environment(
+        &self,
+        stdin: Option<Box<dyn io::Read + Send>>,
+    ) -> Result<BuildEnvironment, Failure> {
+        let launcher = self.processes.launcher.clone().ok_or_else(|| {
+            let refusals: Vec<String> = self
+                .processes
+                .refusals
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            if refusals.is_empty() {
+                "--isolation=none was asked for".to_owned()
+            } else {
+                refusals.join("; ")
+            }
+        });
+        let environment = self.environment.clone();
+        Ok(BuildEnvironment {
+            store: self.open_store()?,
+            client: self.registry_client(),
+            form: Form {
+                xattr_namespace: match self.processes.xattr_namespace {
+                    sandbox::XattrNamespace::Trusted => XattrNamespace::Trusted,
+                    sandbox::XattrNamespace::User => XattrNamespace::User,
+                },
+                uid_map: self.processes.uid_map.clone(),
+                gid_map: self.processes.gid_map.clone(),
+                ownership: Ownership::Real,
+            },
+            launcher,
+            cancel: self.interrupt.cancel().clone(),
+            stdin: Mutex::new(stdin),
+            variables: Arc::new(move |name| environment.get_os(name).map(ToOwned::to_owned)),
         })
     }
 

@@ -3,8 +3,10 @@
 use clap::Args;
 
 use super::{Context, parse_reference};
+use crate::build;
 use crate::cli::error::Failure;
 use crate::cli::output;
+use crate::cli::ui::ProgressMode;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -42,10 +44,20 @@ pub async fn run(arguments: PullArguments, context: &Context) -> Result<(), Fail
 
 /// Brings the image into the store.
 async fn pull(
-    _reference: &Reference,
-    _platform: Option<&Platform>,
-    _quiet: bool,
-    _context: &Context,
+    reference: &Reference,
+    platform: Option<&Platform>,
+    quiet: bool,
+    context: &Context,
 ) -> Result<(), Failure> {
-    Err(Failure::internal("this version of rbuild can't pull yet"))
+    let environment = context.build_environment(None)?;
+    let progress = context.progress(if quiet {
+        ProgressMode::Quiet
+    } else {
+        ProgressMode::Auto
+    })?;
+    let platform = platform.cloned().unwrap_or_else(Platform::host);
+    let pulled = build::pull(reference, &platform, &environment, progress.sink()).await;
+    progress.finish();
+    pulled.map_err(|error| Failure::of_build(error, context.style))?;
+    Ok(())
 }

@@ -3,9 +3,11 @@
 use clap::Args;
 
 use super::{Context, parse_reference};
+use crate::build;
 use crate::cli::error::Failure;
 use crate::cli::output;
-use crate::digest::BlobDigest;
+use crate::cli::ui::ProgressMode;
+use crate::export::registry::Pushed;
 use crate::reference::Reference;
 
 /// Options of `rbuild push`.
@@ -18,15 +20,6 @@ pub struct PushArguments {
     /// Print nothing but the name
     #[arg(short, long)]
     quiet: bool,
-}
-
-/// What a push has left in the registry.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pushed {
-    /// Digest of the manifest.
-    pub manifest: BlobDigest,
-    /// The manifest's size in bytes.
-    pub size: u64,
 }
 
 /// Uploads an image to the registry of its name.
@@ -47,8 +40,16 @@ pub async fn run(arguments: PushArguments, context: &Context) -> Result<(), Fail
 }
 
 /// Uploads the image that has this name in the store.
-async fn push(_reference: &Reference, _quiet: bool, _context: &Context) -> Result<Pushed, Failure> {
-    Err(Failure::internal("this version of rbuild can't push yet"))
+async fn push(reference: &Reference, quiet: bool, context: &Context) -> Result<Pushed, Failure> {
+    let environment = context.build_environment(None)?;
+    let progress = context.progress(if quiet {
+        ProgressMode::Quiet
+    } else {
+        ProgressMode::Auto
+    })?;
+    let pushed = build::push(reference, &environment, progress.sink()).await;
+    progress.finish();
+    pushed.map_err(|error| Failure::of_build(error, context.style))
 }
 
 /// The line that `docker push` ends with, which scripts read.
@@ -64,7 +65,7 @@ fn result_line(reference: &Reference, pushed: &Pushed, quiet: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
+    use crate::digest::{BlobDigest, Digest};
 
     #[test]
     fn the_result_is_what_docker_prints() {

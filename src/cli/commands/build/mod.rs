@@ -17,7 +17,7 @@ pub use self::arguments::{BuildArguments, NetworkChoice};
 use self::request::Prepared;
 use self::stdin::StdinContent;
 use super::Context;
-use crate::build::{BuildRequest, BuildResult, ContextSource, DockerfileSource};
+use crate::build::{self, BuildRequest, BuildResult, ContextSource, DockerfileSource};
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::ui::ProgressMode;
@@ -146,10 +146,12 @@ impl Input {
 
 /// Hands the request to the build.
 async fn execute(
-    _request: &BuildRequest,
-    _input: Input,
-    _context: &Context,
-    _events: Arc<dyn EventSink>,
+    request: &BuildRequest,
+    input: Input,
+    context: &Context,
+    events: Arc<dyn EventSink>,
 ) -> Result<BuildResult, Failure> {
-    Err(Failure::internal("this version of rbuild can't build yet"))
+    let environment = context.build_environment(input.stdin)?;
+    let result = build::build(request.clone(), &environment, events).await;
+    result.map_err(|error| Failure::of_build(error, context.style))
 }

@@ -1,0 +1,145 @@
+//! `rbuild pull` and `rbuild push`: images between registries and the store, without a build.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::BuildError;
+use super::resolve::{ResolveError, Resolver};
+use super::run::{BuildEnvironment, materializer};
+use crate::digest::{BlobDigest, ImageId};
+use crate::export::registry::{self, Pushed, StoredImage};
+use crate::graph::BaseImage;
+use crate::graph::plan::ImageKey;
+use crate::image::config::CONFIG_LIMIT;
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::snapshot::{Materializer, RemoteBlob};
+use crate::solver::events::{EventSink, Reporter};
+use crate::step::layers_of;
+use crate::store::ImageRecord;
+
+/// Brings an image with all its layers into the store, under its name.
+///
+/// # Errors
+/// When the registry doesn't have it, or the store can't take it.
+pub async fn pull(
+    reference: &Reference,
+    platform: &Platform,
+    environment: &BuildEnvironment,
+    events: Arc<dyn EventSink>,
+) -> Result<ImageId, BuildError> {
+    let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
+    let resolver = Resolver {
+        store: &environment.store,
+        client: &environment.client,
+        events: events.as_ref(),
+        pull: true,
+    };
+    let key = ImageKey {
+        name: reference.to_string(),
+        platform: platform.clone(),
+    };
+    let activity = reporter.begin(&format!("[internal] load metadata for {reference}"));
+    let image = activity.end(resolver.resolve(&key).await);
+    let image = image.map_err(|source| BuildError::Pull {
+        reference: reference.familiar(),
+        source: Box::new(source),
+    })?;
+    let materializer = materializer(environment, &reporter);
+    let reference = reference.clone();
+    let kept = tokio::task::spawn_blocking(move || keep(&materializer, &image, &reference));
+    let id = kept.await.map_err(|_| BuildError::Canceled)??;
+    environment.store.sync()?;
+    Ok(id)
+}
+
+/// Fetches a resolved image's layers and gives it its name.
+fn keep(
+    materializer: &Materializer,
+    image: &BaseImage,
+    reference: &Reference,
+) -> Result<ImageId, BuildError> {
+    let store = materializer.store();
+    let layers = layers_of(materializer, image)?;
+    let mut wanted: Vec<RemoteBlob> = Vec::new();
+    for (layer, base) in layers.iter().zip(&image.layers) {
+        let (Some(blob), Some(repository)) = (&base.blob, &image.repository) else {
+            continue;
+        };
+        let here = store.tree(*layer, materializer.form())?.is_some()
+            || materializer.local_blob(base.diff_id)?.is_some();
+        if !here {
+            wanted.push(RemoteBlob {
+                repository: repository.clone(),
+                digest: blob.digest,
+                size: blob.size,
+                media_type: blob.media_type.clone(),
+            });
+        }
+    }
+    if !wanted.is_empty() {
+        materializer.fetcher().fetch(&wanted)?;
+    }
+    let size = image.layers.iter().filter_map(|base| base.blob.as_ref());
+    store.put_image(&ImageRecord {
+        id: image.id,
+        layers,
+        platform: image.platform.clone(),
+        created: image.config.created,
+        size: size.map(|blob| blob.size).sum(),
+    })?;
+    store.tag(reference, &image.id)?;
+    Ok(image.id)
+}
+
+/// Pushes the image of the store that has this name to the registry of the name.
+///
+/// # Errors
+/// When no image has it, a layer can't be read, or the registry refuses something.
+pub async fn push(
+    reference: &Reference,
+    environment: &BuildEnvironment,
+    events: Arc<dyn EventSink>,
+) -> Result<Pushed, BuildError> {
+    let reporter = Arc::new(Reporter::new(events));
+    let store = &environment.store;
+    let missing = || BuildError::NoImage(reference.familiar());
+    let id = store.resolve(reference)?.ok_or_else(missing)?;
+    let record = store.image(&id)?.ok_or_else(missing)?;
+    let config = store
+        .read_verified(&BlobDigest(id.0), CONFIG_LIMIT)?
+        .ok_or_else(missing)?;
+    let parsed = crate::image::config::ImageConfig::from_bytes(&config).map_err(|source| {
+        BuildError::Pull {
+            reference: reference.familiar(),
+            source: Box::new(ResolveError::Image {
+                name: reference.familiar(),
+                source,
+            }),
+        }
+    })?;
+    let image = StoredImage {
+        config,
+        layers: record
+            .layers
+            .into_iter()
+            .zip(parsed.rootfs.diff_ids)
+            .collect(),
+        annotations: BTreeMap::new(),
+    };
+    let materializer = materializer(environment, &reporter);
+    let pushed = registry::push(
+        &materializer,
+        &environment.client,
+        &image,
+        reference,
+        &reporter,
+    )
+    .await;
+    let pushed = pushed.map_err(|source| BuildError::Push {
+        reference: reference.to_string(),
+        source,
+    })?;
+    environment.store.sync()?;
+    Ok(pushed)
+}
