@@ -5,7 +5,7 @@
 //! are given to them. Standard output is never touched here.
 
 pub(crate) mod format;
-pub(crate) mod style;
+pub mod style;
 pub(crate) mod terminal;
 
 mod display;

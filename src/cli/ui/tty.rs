@@ -58,7 +58,10 @@ impl Tty {
     fn draw(&mut self, above: &str, rows: &[Row]) -> String {
         let mut out = String::new();
         if self.drawn > 0 {
-            let _ = write!(out, "\x1b[{}A\r\x1b[J", self.drawn);
+            // Row by row: some terminals take a cleared screen for lines worth keeping in their
+            // scrollback.
+            let up = format!("\x1b[{}A\r", self.drawn);
+            let _ = write!(out, "{up}{}{up}", "\x1b[2K\n".repeat(self.drawn));
         }
         out.push_str(above);
         // Without automatic wrapping a row stays one row even where the terminal disagrees
@@ -274,6 +277,7 @@ mod tests {
     struct Screen {
         lines: Vec<String>,
         row: usize,
+        column: usize,
         width: usize,
     }
 
@@ -282,6 +286,7 @@ mod tests {
             let mut screen = Self {
                 lines: vec![String::new()],
                 row: 0,
+                column: 0,
                 width,
             };
             screen.write(text);
@@ -300,14 +305,20 @@ mod tests {
                         if self.row == self.lines.len() {
                             self.lines.push(String::new());
                         }
-                        assert!(self.lines[self.row].is_empty(), "a row is written over");
+                        self.column = 0;
                     }
-                    '\r' => {}
+                    '\r' => self.column = 0,
                     '\x1b' => length = self.control(text),
                     c => {
-                        self.lines[self.row].push(c);
                         let columns = self.lines[self.row].chars().count();
-                        assert!(columns <= self.width, "too wide: {}", self.lines[self.row]);
+                        assert_eq!(columns, self.column, "a row is written over");
+                        self.lines[self.row].push(c);
+                        self.column += 1;
+                        assert!(
+                            self.column <= self.width,
+                            "too wide: {}",
+                            self.lines[self.row]
+                        );
                     }
                 }
                 text = &text[length..];
@@ -319,10 +330,7 @@ mod tests {
                 .find(|c: char| c.is_ascii_alphabetic())
                 .expect("a final byte");
             match &text[2..=end] {
-                "J" => {
-                    self.lines.truncate(self.row + 1);
-                    self.lines[self.row].clear();
-                }
+                "2K" => self.lines[self.row].clear(),
                 "?7l" | "?7h" => {}
                 up => {
                     let rows: usize = up.strip_suffix('A').expect("known").parse().expect("rows");

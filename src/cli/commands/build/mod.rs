@@ -33,7 +33,8 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
         // An id of an earlier build must not be taken for this one's.
         remove(file)?;
     }
-    let input = Input::open(&mut prepared.request)?;
+    let input;
+    (prepared.request, input) = open_input(prepared.request, context).await?;
     let progress = context.progress(prepared.progress)?;
     let result = execute(&prepared.request, input, context, progress.sink()).await;
     let report = progress.finish();
@@ -86,6 +87,23 @@ fn remove(file: &Path) -> Result<(), Failure> {
             Err(Failure::user(format!("can't replace `{}`", file.display())).caused_by(&error))
         }
         _ => Ok(()),
+    }
+}
+
+/// Looks at standard input on a thread of its own: a terminal may say nothing for long, and an
+/// interrupt is not to wait for it.
+async fn open_input(
+    mut request: BuildRequest,
+    context: &Context,
+) -> Result<(BuildRequest, Input), Failure> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let input = Input::open(&mut request)?;
+        Ok((request, input))
+    });
+    tokio::select! {
+        opened = opening => opened
+            .unwrap_or_else(|error| Err(Failure::internal("can't read standard input").caused_by(&error))),
+        interrupted = context.interrupt.wait() => interrupted.map(|never| match never {}),
     }
 }
 
