@@ -2,6 +2,9 @@
 //! registry does on a bad day, and against Debian's `docker-registry` for what it does on a
 //! good one.
 
+// A test that cannot go on should stop there and then.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "registry/fake.rs"]
 mod fake;
 #[path = "registry/images.rs"]

@@ -43,6 +43,9 @@ pub enum ErrorKind {
         /// What to do.
         hint: String,
     },
+    /// No connection came about.
+    #[error("cannot connect: {0}; check the network and any proxy settings")]
+    Connect(String),
     /// Nothing moved for too long.
     #[error("timed out after {} s while {doing}", .after.as_secs())]
     Timeout {
@@ -219,6 +222,7 @@ impl RegistryError {
             self.kind(),
             ErrorKind::Dns(_)
                 | ErrorKind::Refused
+                | ErrorKind::Connect(_)
                 | ErrorKind::Timeout { .. }
                 | ErrorKind::Broken(_)
         )
@@ -253,7 +257,7 @@ impl ErrorKind {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Status(error) => is_transient_status(error.status),
-            Self::Timeout { .. } | Self::Broken(_) => true,
+            Self::Connect(_) | Self::Timeout { .. } | Self::Broken(_) => true,
             // EAI_AGAIN: the resolver itself could not be reached.
             Self::Dns(error) => error.to_string().contains("emporary failure"),
             _ => false,
@@ -289,8 +293,11 @@ impl ErrorKind {
         if error.is_builder() {
             return Self::Setup(deepest);
         }
-        if error.is_timeout() && error.is_connect() {
-            return Self::Broken("timed out while connecting".to_owned());
+        if error.is_connect() {
+            return Self::Connect(match error.is_timeout() {
+                true => "timed out".to_owned(),
+                false => deepest,
+            });
         }
         Self::Broken(deepest)
     }

@@ -77,8 +77,12 @@ impl Client {
         progress: Option<&Progress>,
     ) -> Result<Pushed, RegistryError> {
         let digest = descriptor.digest;
-        if self.has_blob(reference, &digest).await? {
-            return Ok(Pushed::Existing);
+        let action = format!("push blob `{digest}` to `{}`", reference.familiar_name());
+        let session = self.push_session(reference, action).await?;
+        match exists(&session, &digest).await {
+            Ok(true) => return Ok(Pushed::Existing),
+            Ok(false) => {}
+            Err(kind) => return Err(session.error(kind, IF_MISSING).await),
         }
         let begun = match mount_from {
             Some(from) => match self.mount(reference, from, &digest).await? {
@@ -87,8 +91,6 @@ impl Client {
             },
             None => None,
         };
-        let action = format!("push blob `{digest}` to `{}`", reference.familiar_name());
-        let session = self.push_session(reference, action).await?;
         let upload = Upload {
             session: &session,
             source,

@@ -43,7 +43,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(20),
+            connect: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             response: Duration::from_secs(60),
             upload_response: Duration::from_secs(300),

@@ -30,6 +30,7 @@ impl Drop for Registry {
 
 impl Registry {
     /// `None`, with the reason printed, where there is no such program.
+    #[expect(clippy::print_stdout, reason = "says why a test did not run")]
     fn start(extra_configuration: impl Fn(&Path) -> String) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let probe = Command::new("docker-registry").arg("--version").output();
@@ -259,4 +260,53 @@ async fn a_password_opens_what_is_closed_without() {
         .push_blob(&reference, &descriptor, &source, None, None)
         .await;
     assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+}
+
+#[tokio::test]
+async fn https_is_spoken_where_it_is_offered() {
+    let Some(registry) = Registry::start(|folder| {
+        let made = Command::new("openssl")
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
+            .args([
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                "key.pem",
+                "-out",
+                "cert.pem",
+            ])
+            .current_dir(folder)
+            .output();
+        match made {
+            Ok(output) if output.status.success() => {
+                let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+                let (certificate, key) = (certificate.display(), key.display());
+                format!("  tls:\n    certificate: {certificate}\n    key: {key}\n")
+            }
+            _ => {
+                println!("skipped: cannot run openssl");
+                String::new()
+            }
+        }
+    }) else {
+        return;
+    };
+    let client = client();
+    let reference = registry.reference("app");
+    // HTTP/2, with a body larger than its windows.
+    let content = noise(70 << 20);
+    let descriptor = Descriptor::of(media_type::OCI_LAYER, &content);
+    let source = BlobSource::bytes(content.clone());
+    let pushed = client
+        .push_blob(&reference, &descriptor, &source, None, None)
+        .await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+    let mut back = WriteSink(Vec::new());
+    client
+        .blob(&reference, &descriptor, &mut back, None)
+        .await
+        .unwrap();
+    assert!(back.0 == content);
 }

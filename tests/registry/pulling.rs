@@ -566,6 +566,36 @@ async fn redirects_end() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_is_not_there_is_asked_once() {
+    let image = image("linux/amd64", b"layer");
+    let bytes = image.manifest.clone();
+    let fake = Fake::start(move |_, _| manifest(media_type::OCI_MANIFEST, &bytes)).await;
+    // Accepts connections and breaks them.
+    let broken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = broken.local_addr().unwrap();
+    let connections = Arc::new(Mutex::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while broken.accept().await.is_ok() {
+            *counted.lock().unwrap() += 1;
+        }
+    });
+    let client = Client::new(ClientOptions {
+        mirrors: vec![
+            format!("http://{address}").parse().unwrap(),
+            format!("http://{}", fake.address).parse().unwrap(),
+        ],
+        ..quick()
+    });
+    let reference = "alpine".parse().unwrap();
+    client.resolve(&reference).await.unwrap();
+    let first = *connections.lock().unwrap();
+    assert!(first > 0);
+    client.resolve(&reference).await.unwrap();
+    assert_eq!(*connections.lock().unwrap(), first);
+}
+
+#[tokio::test]
 async fn mirrors_of_docker_hub_are_asked_in_order() {
     let content = noise(1000);
     let descriptor = Descriptor::of("x", &content);

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rbuild::image::manifest::{Descriptor, media_type};
@@ -194,6 +195,62 @@ async fn an_upload_whose_answer_was_lost_is_found_again() {
             .filter(|line| line.starts_with("PUT"))
             .count(),
         1
+    );
+}
+
+/// A registry that begins an upload and then reads none of it.
+async fn deaf_registry() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut first = [0; 4];
+                stream.read_exact(&mut first).await.unwrap();
+                let status = match &first {
+                    b"GET " => "200 OK",
+                    b"HEAD" => "404 Not Found",
+                    b"POST" => "202 Accepted\r\nlocation: /upload",
+                    b"PUT " => return tokio::time::sleep(Duration::from_secs(60)).await,
+                    _ => return,
+                };
+                let reply =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                // Read what is there first: closing with unread bytes resets the connection.
+                let mut rest = [0; 4096];
+                let _ = stream.read(&mut rest).await;
+                let _ = stream.write_all(reply.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_move_times_out() {
+    let address = deaf_registry().await;
+    // More than the buffers between the two sides hold.
+    let content = vec![0; 32 << 20];
+    let descriptor = Descriptor::of("x", &content);
+    let mut options = crate::fake::quick();
+    options.retry.attempts = 1;
+    let client = rbuild::registry::Client::new(options);
+    let reference = format!("{address}/app").parse().unwrap();
+    let source = BlobSource::bytes(content);
+    let outcome = client
+        .push_blob(&reference, &descriptor, &source, None, None)
+        .await;
+    let error = outcome.unwrap_err();
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::Timeout {
+                doing: "sending",
+                ..
+            }
+        ),
+        "{error}"
     );
 }
 
