@@ -33,7 +33,7 @@ pub enum ErrorKind {
     #[error("the host name does not resolve; check the name and the network")]
     Dns(#[source] io::Error),
     /// Nothing listens there.
-    #[error("connection refused; check that the registry runs and the port is right")]
+    #[error("connection refused; check that the registry runs, the port, and any proxy settings")]
     Refused,
     /// The TLS handshake failed.
     #[error("TLS failed: {reason}; {hint}")]
@@ -273,19 +273,18 @@ impl ErrorKind {
             if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
                 return Self::tls(tls);
             }
-            if let Some(io_error) = cause.downcast_ref::<io::Error>() {
-                if let Some(tls) = io_error
-                    .get_ref()
-                    .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                {
-                    return Self::tls(tls);
-                }
-                if io_error.kind() == io::ErrorKind::ConnectionRefused {
+            deepest = cause.to_string();
+            next = match cause.downcast_ref::<io::Error>() {
+                Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     return Self::Refused;
                 }
-            }
-            deepest = cause.to_string();
-            next = cause.source();
+                // What an I/O error holds is not its source: that is the source of what it holds.
+                Some(error) => match error.get_ref() {
+                    Some(held) => Some(held),
+                    None => cause.source(),
+                },
+                None => cause.source(),
+            };
         }
         if error.is_dns() {
             return Self::Dns(io::Error::other(deepest));

@@ -182,7 +182,10 @@ impl ServerCertVerifier for TrustedCertificates {
         let chains = &self.chains;
         let outcome = chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
         match outcome {
-            Err(error) if is_ca_as_server(&error) && self.trusted.contains(certificate) => {
+            Err(error) if is_ca_as_server(&error) => {
+                if !self.trusted.contains(certificate) {
+                    return Err(CertificateError::UnknownIssuer.into());
+                }
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }

@@ -10,10 +10,17 @@ use std::time::{Duration, Instant};
 
 use rbuild::image::manifest::{Descriptor, media_type};
 use rbuild::reference::Reference;
-use rbuild::registry::{BlobSource, Client, ClientOptions, Credentials, Pushed, WriteSink};
+use rbuild::registry::{
+    BlobSource, Client, ClientOptions, Credentials, ErrorKind, Pushed, WriteSink,
+};
 use tempfile::TempDir;
 
 use crate::images::{digest, image, index, noise};
+
+#[expect(clippy::print_stdout, reason = "says why a test did not run")]
+fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+}
 
 struct Registry {
     process: Child,
@@ -30,12 +37,11 @@ impl Drop for Registry {
 
 impl Registry {
     /// `None`, with the reason printed, where there is no such program.
-    #[expect(clippy::print_stdout, reason = "says why a test did not run")]
     fn start(extra_configuration: impl Fn(&Path) -> String) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let probe = Command::new("docker-registry").arg("--version").output();
         if let Err(error) = probe {
-            println!("skipped: cannot run docker-registry: {error}");
+            skipped(&format!("cannot run docker-registry: {error}"));
             return None;
         }
         // The port is free when it is asked for; another process may take it before the
@@ -76,6 +82,36 @@ impl Registry {
             let _ = process.wait();
         }
         panic!("docker-registry did not start");
+    }
+
+    /// With a self-signed certificate, `cert.pem` in its folder, made by openssl.
+    fn start_with_tls() -> Option<Self> {
+        let openssl = |folder: &Path| {
+            let output = Command::new("openssl")
+                .args([
+                    "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                ])
+                .args([
+                    "-subj",
+                    "/CN=localhost",
+                    "-addext",
+                    "subjectAltName=IP:0.0.0.0",
+                ])
+                .args(["-keyout", "key.pem", "-out", "cert.pem"])
+                .current_dir(folder)
+                .output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !openssl(tempfile::tempdir().unwrap().path()) {
+            skipped("cannot make a certificate with openssl");
+            return None;
+        }
+        Self::start(|folder| {
+            assert!(openssl(folder));
+            let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+            let (certificate, key) = (certificate.display(), key.display());
+            format!("  tls:\n    certificate: {certificate}\n    key: {key}\n")
+        })
     }
 
     fn reference(&self, name: &str) -> Reference {
@@ -296,7 +332,7 @@ async fn https_is_spoken_where_it_is_offered() {
     let client = client();
     let reference = registry.reference("app");
     // HTTP/2, with a body larger than its windows.
-    let content = noise(70 << 20);
+    let content = noise(20 << 20);
     let descriptor = Descriptor::of(media_type::OCI_LAYER, &content);
     let source = BlobSource::bytes(content.clone());
     let pushed = client
@@ -309,4 +345,84 @@ async fn https_is_spoken_where_it_is_offered() {
         .await
         .unwrap();
     assert!(back.0 == content);
+}
+
+/// The same registry by a name that is not loopback to the client, and still this machine.
+fn as_stranger(registry: &Registry) -> Option<Reference> {
+    for name in [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
+        if std::env::var_os(name).is_some() {
+            skipped("a proxy is set, which can't reach this machine by another name");
+            return None;
+        }
+    }
+    let address = registry.address.replace("127.0.0.1", "0.0.0.0");
+    Some(format!("{address}/app").parse().unwrap())
+}
+
+#[tokio::test]
+async fn an_untrusted_certificate_is_refused_until_it_is_trusted_or_the_host_insecure() {
+    let Some(registry) = Registry::start_with_tls() else {
+        return;
+    };
+    let Some(reference) = as_stranger(&registry) else {
+        return;
+    };
+    let error = client().resolve(&reference).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Tls { .. }), "{error}");
+    assert!(!error.is_unreachable());
+    assert!(
+        error.to_string().contains("issuer is not trusted"),
+        "{error}"
+    );
+
+    let folder = registry.folder.path();
+    let for_host = folder.join("certs.d").join(reference.domain());
+    fs::create_dir_all(&for_host).unwrap();
+    fs::copy(folder.join("cert.pem"), for_host.join("ca.crt")).unwrap();
+    let by_folder = ClientOptions {
+        certificate_folders: vec![folder.join("certs.d")],
+        ..ClientOptions::default()
+    };
+    let by_file = ClientOptions {
+        extra_roots: vec![folder.join("cert.pem")],
+        ..ClientOptions::default()
+    };
+    let insecure = ClientOptions {
+        insecure: vec![reference.domain().to_owned()],
+        ..ClientOptions::default()
+    };
+    for options in [by_folder, by_file, insecure] {
+        let error = Client::new(options).resolve(&reference).await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_beyond_loopback_needs_the_hosts_leave() {
+    let Some(registry) = Registry::start(|_| String::new()) else {
+        return;
+    };
+    let Some(reference) = as_stranger(&registry) else {
+        return;
+    };
+    let error = client().resolve(&reference).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Tls { .. }), "{error}");
+    assert!(
+        error.to_string().contains("list the host as insecure"),
+        "{error}"
+    );
+
+    let client = Client::new(ClientOptions {
+        insecure: vec![reference.domain().to_owned()],
+        ..ClientOptions::default()
+    });
+    let error = client.resolve(&reference).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
 }
