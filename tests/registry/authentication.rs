@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use rbuild::registry::{Client, ClientOptions, Credential, Credentials, Secret};
 
-use crate::fake::{Fake, Reply, Seen, client, quick};
-use crate::images::digest;
+use super::fake::{Fake, Reply, Seen, client, quick};
+use super::images::digest;
 
 const MANIFEST: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;

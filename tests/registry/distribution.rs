@@ -15,7 +15,7 @@ use rbuild::registry::{
 };
 use tempfile::TempDir;
 
-use crate::images::{digest, image, index, noise};
+use super::images::{digest, image, index, noise};
 
 #[expect(clippy::print_stdout, reason = "says why a test did not run")]
 fn skipped(reason: &str) {

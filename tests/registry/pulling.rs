@@ -7,8 +7,8 @@ use rbuild::image::manifest::{Descriptor, ImageIndex, media_type};
 use rbuild::platform::Platform;
 use rbuild::registry::{Client, ClientOptions, ErrorKind, Progress, RegistryError, WriteSink};
 
-use crate::fake::{Fake, Reply, Seen, client, quick};
-use crate::images::{Image, digest, image, index, noise};
+use super::fake::{Fake, Reply, Seen, client, quick};
+use super::images::{Image, digest, image, index, noise};
 
 fn manifest(media_type: &str, bytes: &[u8]) -> Reply {
     Reply::new(200)

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use rbuild::image::manifest::{Descriptor, media_type};
 use rbuild::registry::{BlobSource, ErrorKind, Progress, Pushed};
 
-use crate::fake::{Fake, Reply, client};
-use crate::images::digest;
+use super::fake::{Fake, Reply, client};
+use super::images::digest;
 
 const CONTENT: &[u8] = b"content of a blob";
 
@@ -233,7 +233,7 @@ async fn an_upload_that_does_not_move_times_out() {
     // More than the buffers between the two sides hold.
     let content = vec![0; 32 << 20];
     let descriptor = Descriptor::of("x", &content);
-    let mut options = crate::fake::quick();
+    let mut options = super::fake::quick();
     options.retry.attempts = 1;
     let client = rbuild::registry::Client::new(options);
     let reference = format!("{address}/app").parse().unwrap();
@@ -442,7 +442,7 @@ async fn an_upload_elsewhere_gets_no_credentials() {
     };
     let client = Client::new(ClientOptions {
         credentials: Credentials::none().with(&fake.address, credential),
-        ..crate::fake::quick()
+        ..super::fake::quick()
     });
     let pushed = client
         .push_blob(&fake.reference("app"), &descriptor(), &source(), None, None)
