@@ -18,6 +18,7 @@ mod hello_example;
 mod language;
 mod layers;
 mod real_dockerfiles;
+mod registry;
 mod reproducible;
 mod rooms;
 mod run;

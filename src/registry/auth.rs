@@ -148,7 +148,7 @@ impl Authenticator {
         };
         let host = self.host(&audience.endpoint.name);
         let mut state = host.lock().await;
-        state.challenge = Some(without_scope(&challenge));
+        state.challenge = Some(lasting(&challenge));
         let key = audience.scope_texts();
         match state.tokens.get(&key) {
             // Another request has renewed it in the meantime.
@@ -249,14 +249,23 @@ impl Authenticator {
     }
 }
 
-fn without_scope(challenge: &Challenge) -> Challenge {
+/// What a challenge says of the registry as a whole: all but the scopes of one repository.
+fn lasting(challenge: &Challenge) -> Challenge {
     match challenge {
         Challenge::Basic => Challenge::Basic,
-        Challenge::Bearer { realm, service, .. } => Challenge::Bearer {
-            realm: realm.clone(),
-            service: service.clone(),
-            scope: None,
-        },
+        Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        } => {
+            let scopes = scope.iter().flat_map(|scope| scope.split(' '));
+            let general: Vec<&str> = scopes.filter(|s| !s.starts_with("repository:")).collect();
+            Challenge::Bearer {
+                realm: realm.clone(),
+                service: service.clone(),
+                scope: (!general.is_empty()).then(|| general.join(" ")),
+            }
+        }
     }
 }
 
@@ -460,6 +469,26 @@ mod tests {
             ("registry:catalog:*", false),
         ] {
             assert_eq!(covers(&scopes, asked), covered, "{asked}");
+        }
+    }
+
+    #[test]
+    fn what_a_challenge_says_of_one_repository_is_forgotten() {
+        let bearer = |scope: Option<&str>| Challenge::Bearer {
+            realm: "https://t".to_owned(),
+            service: None,
+            scope: scope.map(str::to_owned),
+        };
+        for (scope, kept) in [
+            (None, None),
+            (Some("repository:a:pull"), None),
+            (Some("aws"), Some("aws")),
+            (
+                Some("repository:a:pull aws registry:x:*"),
+                Some("aws registry:x:*"),
+            ),
+        ] {
+            assert_eq!(lasting(&bearer(scope)), bearer(kept));
         }
     }
 

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
-use std::time::SystemTime;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::endpoint::Endpoint;
@@ -84,17 +84,14 @@ impl Client {
             hasher: HashingStream::new(io::sink()),
         };
         let mut last = None;
-        for endpoint in Endpoint::for_pull(reference, &self.inner.mirrors) {
+        for endpoint in self.inner.endpoints(reference) {
             match self
-                .blob_at(endpoint, reference, &action, &mut download)
+                .blob_at(endpoint.clone(), reference, &action, &mut download)
                 .await
             {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_final() => return Err(error),
-                Err(error) => {
-                    tracing::debug!("{error}");
-                    last = Some(error);
-                }
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))

@@ -91,6 +91,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether it stands in for the registry, which can be asked too.
+    pub(super) fn is_mirror(&self) -> bool {
+        matches!(self.address, Address::Fixed(_))
+    }
+
     /// Every endpoint to pull from, in order: the mirrors of Docker Hub, then the registry.
     pub(super) fn for_pull(reference: &Reference, mirrors: &[Mirror]) -> Vec<Self> {
         let mirrors = if reference.domain() == DEFAULT_DOMAIN {

@@ -33,7 +33,7 @@ pub enum ErrorKind {
     #[error("the host name does not resolve; check the name and the network")]
     Dns(#[source] io::Error),
     /// Nothing listens there.
-    #[error("connection refused; check that the registry runs and the port is right")]
+    #[error("connection refused; check that the registry runs, the port, and any proxy settings")]
     Refused,
     /// The TLS handshake failed.
     #[error("TLS failed: {reason}; {hint}")]
@@ -43,6 +43,9 @@ pub enum ErrorKind {
         /// What to do.
         hint: String,
     },
+    /// No connection came about.
+    #[error("cannot connect: {0}; check the network and any proxy settings")]
+    Connect(String),
     /// Nothing moved for too long.
     #[error("timed out after {} s while {doing}", .after.as_secs())]
     Timeout {
@@ -219,6 +222,7 @@ impl RegistryError {
             self.kind(),
             ErrorKind::Dns(_)
                 | ErrorKind::Refused
+                | ErrorKind::Connect(_)
                 | ErrorKind::Timeout { .. }
                 | ErrorKind::Broken(_)
         )
@@ -253,7 +257,7 @@ impl ErrorKind {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Status(error) => is_transient_status(error.status),
-            Self::Timeout { .. } | Self::Broken(_) => true,
+            Self::Connect(_) | Self::Timeout { .. } | Self::Broken(_) => true,
             // EAI_AGAIN: the resolver itself could not be reached.
             Self::Dns(error) => error.to_string().contains("emporary failure"),
             _ => false,
@@ -269,19 +273,18 @@ impl ErrorKind {
             if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
                 return Self::tls(tls);
             }
-            if let Some(io_error) = cause.downcast_ref::<io::Error>() {
-                if let Some(tls) = io_error
-                    .get_ref()
-                    .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                {
-                    return Self::tls(tls);
-                }
-                if io_error.kind() == io::ErrorKind::ConnectionRefused {
+            deepest = cause.to_string();
+            next = match cause.downcast_ref::<io::Error>() {
+                Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     return Self::Refused;
                 }
-            }
-            deepest = cause.to_string();
-            next = cause.source();
+                // What an I/O error holds is not its source: that is the source of what it holds.
+                Some(error) => match error.get_ref() {
+                    Some(held) => Some(held),
+                    None => cause.source(),
+                },
+                None => cause.source(),
+            };
         }
         if error.is_dns() {
             return Self::Dns(io::Error::other(deepest));
@@ -289,8 +292,11 @@ impl ErrorKind {
         if error.is_builder() {
             return Self::Setup(deepest);
         }
-        if error.is_timeout() && error.is_connect() {
-            return Self::Broken("timed out while connecting".to_owned());
+        if error.is_connect() {
+            return Self::Connect(match error.is_timeout() {
+                true => "timed out".to_owned(),
+                false => deepest,
+            });
         }
         Self::Broken(deepest)
     }

@@ -32,8 +32,9 @@ mod source;
 mod tls;
 mod transport;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use blob::WriteSink;
 pub use credentials::{Credential, Credentials, CredentialsError, HelperOutput, RunHelper, Secret};
@@ -46,7 +47,10 @@ pub use source::{BlobSource, BlobStream};
 pub use transport::Timeouts;
 
 use auth::Authenticator;
+use endpoint::Endpoint;
 use transport::{Transport, TransportOptions};
+
+use crate::reference::Reference;
 
 /// Told how many bytes of a blob have gone through so far. It may be called from any thread,
 /// and should return soon. The number falls back where an upload begins anew.
@@ -100,6 +104,34 @@ struct Inner {
     transport: Transport,
     authenticator: Authenticator,
     mirrors: Vec<Mirror>,
+    /// Mirrors that could not be reached: not asked again, or each blob would wait for them.
+    silent_mirrors: Mutex<BTreeSet<String>>,
+}
+
+impl Inner {
+    /// Where to pull from, in order; the last one is the registry itself.
+    fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
+        let silent = self
+            .silent_mirrors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = Endpoint::for_pull(reference, &self.mirrors);
+        endpoints.retain(|endpoint| !endpoint.is_mirror() || !silent.contains(&endpoint.name));
+        endpoints
+    }
+
+    /// Takes note of a failure after which the next endpoint is asked.
+    fn passed_over(&self, endpoint: &Endpoint, error: RegistryError) -> RegistryError {
+        tracing::debug!("{error}");
+        if endpoint.is_mirror() && error.is_unreachable() {
+            let mut silent = self
+                .silent_mirrors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            silent.insert(endpoint.name.clone());
+        }
+        error
+    }
 }
 
 impl Client {
@@ -122,6 +154,7 @@ impl Client {
                 }),
                 authenticator: Authenticator::new(options.credentials),
                 mirrors: options.mirrors,
+                silent_mirrors: Mutex::default(),
             }),
         }
     }

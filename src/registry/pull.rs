@@ -18,7 +18,7 @@ use crate::image::manifest::{
 use crate::platform::Platform;
 use crate::reference::{DEFAULT_TAG, Reference};
 
-/// Every format that can be read, and, so that a registry names it instead of failing, no other.
+/// Every format that can be read.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -61,10 +61,10 @@ impl Client {
     pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
         let action = format!("resolve `{}`", reference.familiar());
         let mut last = None;
-        for endpoint in Endpoint::for_pull(reference, &self.inner.mirrors) {
-            match self.resolve_at(endpoint, reference, &action).await {
+        for endpoint in self.inner.endpoints(reference) {
+            match self.resolve_at(endpoint.clone(), reference, &action).await {
                 Ok(descriptor) => return Ok(descriptor),
-                Err(error) => last = Some(note(error)),
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))
@@ -100,10 +100,10 @@ impl Client {
         };
         let action = format!("pull the manifest of `{}`", wanted.familiar());
         let mut last = None;
-        for endpoint in Endpoint::for_pull(&wanted, &self.inner.mirrors) {
-            match self.manifest_at(endpoint, &wanted, &action).await {
+        for endpoint in self.inner.endpoints(&wanted) {
+            match self.manifest_at(endpoint.clone(), &wanted, &action).await {
                 Ok(manifest) => return Ok(manifest),
-                Err(error) => last = Some(note(error)),
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))
@@ -272,11 +272,6 @@ impl Client {
 enum Selection {
     Found(Box<RemoteImage>),
     Nothing(Vec<Platform>),
-}
-
-fn note(error: RegistryError) -> RegistryError {
-    tracing::debug!("{error}");
-    error
 }
 
 pub(super) fn no_endpoint(action: String, reference: &Reference) -> RegistryError {

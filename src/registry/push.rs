@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use url::Url;
@@ -77,8 +77,12 @@ impl Client {
         progress: Option<&Progress>,
     ) -> Result<Pushed, RegistryError> {
         let digest = descriptor.digest;
-        if self.has_blob(reference, &digest).await? {
-            return Ok(Pushed::Existing);
+        let action = format!("push blob `{digest}` to `{}`", reference.familiar_name());
+        let session = self.push_session(reference, action).await?;
+        match exists(&session, &digest).await {
+            Ok(true) => return Ok(Pushed::Existing),
+            Ok(false) => {}
+            Err(kind) => return Err(session.error(kind, IF_MISSING).await),
         }
         let begun = match mount_from {
             Some(from) => match self.mount(reference, from, &digest).await? {
@@ -87,8 +91,6 @@ impl Client {
             },
             None => None,
         };
-        let action = format!("push blob `{digest}` to `{}`", reference.familiar_name());
-        let session = self.push_session(reference, action).await?;
         let upload = Upload {
             session: &session,
             source,
@@ -427,17 +429,19 @@ impl Meter {
         length: Option<u64>,
         progress: Option<Progress>,
     ) -> BlobStream {
-        let fresh = Arc::clone(&self.state);
-        *locked(&fresh) = MeterState::default();
-        let on_error = Arc::clone(&self.state);
-        let measured = stream.and_then(move |piece| {
-            let counted = count(&mut locked(&fresh), &piece, length);
+        *locked(&self.state) = MeterState::default();
+        let (state, at_end, on_error) =
+            (self.state.clone(), self.state.clone(), self.state.clone());
+        let counted = stream.and_then(move |piece| {
+            let counted = count(&mut locked(&state), &piece, length);
             if let (Ok(sent), Some(progress)) = (&counted, &progress) {
                 progress(*sent);
             }
             std::future::ready(counted.map(|_| piece))
         });
-        Box::pin(measured.map_err(move |error| {
+        let end = futures_util::stream::once(async move { check_end(&locked(&at_end), length) });
+        let whole = counted.chain(end.try_filter_map(|()| std::future::ready(Ok(None))));
+        Box::pin(whole.map_err(move |error| {
             let copy = io::Error::new(error.kind(), error.to_string());
             locked(&on_error).failed = Some(error);
             copy
@@ -460,6 +464,17 @@ fn count(state: &mut MeterState, piece: &[u8], length: Option<u64>) -> io::Resul
             format!("it has more than the {length} bytes announced"),
         )),
         _ => Ok(sent),
+    }
+}
+
+fn check_end(state: &MeterState, length: Option<u64>) -> io::Result<()> {
+    let sent = state.hasher.bytes();
+    match length {
+        Some(length) if sent < length => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("it has only {sent} of the {length} bytes announced"),
+        )),
+        _ => Ok(()),
     }
 }
 

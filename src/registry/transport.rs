@@ -25,6 +25,7 @@ use super::tls::{self, Trust};
 
 const MAX_REDIRECTS: usize = 10;
 const MAX_ERROR_BODY: u64 = 64 << 10;
+const HTTP2_WINDOW: u32 = 8 << 20;
 
 /// How long the client waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(20),
+            connect: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             response: Duration::from_secs(60),
             upload_response: Duration::from_secs(300),
@@ -272,7 +273,10 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(self.options.timeouts.connect)
-            .tcp_keepalive(Duration::from_secs(30));
+            .tcp_keepalive(Duration::from_secs(30))
+            // The defaults hold a layer back on links with much delay.
+            .http2_initial_stream_window_size(HTTP2_WINDOW)
+            .http2_initial_connection_window_size(2 * HTTP2_WINDOW);
         if route.direct {
             builder = builder.no_proxy();
         }
