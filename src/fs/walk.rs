@@ -160,7 +160,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = super::super::Root::open(folder.path()).unwrap();
         let mut descent = Descent::new(root.as_fd());
-        const DEPTH: usize = 3000;
+        const DEPTH: usize = 1200;
         for _ in 0..DEPTH {
             rustix::fs::mkdirat(descent.fd().unwrap(), "dd", rustix::fs::Mode::RWXU).unwrap();
             rustix::fs::mkdirat(descent.fd().unwrap(), "e", rustix::fs::Mode::RWXU).unwrap();

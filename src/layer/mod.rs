@@ -24,6 +24,8 @@ mod override_stat;
 mod tar_header;
 pub mod tar_reader;
 pub mod tar_writer;
+#[cfg(test)]
+mod testing;
 pub mod view;
 mod xattr;
 

@@ -467,7 +467,11 @@ fn parse_member(
         })
     };
     let mut entry = Entry::new(path, kind);
-    entry.mode = (number(field::MODE, "the mode is not a number")? & 0o7777) as u32;
+    let mode = (number(field::MODE, "the mode is not a number")? & 0o7777) as u32;
+    // Nothing on Linux asks a link's mode, and writers differ: it is always 0777.
+    if kind != EntryKind::Symlink {
+        entry.mode = mode;
+    }
     entry.uid = owner(match extended.uid {
         Some(id) => id,
         None => number(field::UID, "the owner is not a number")?,

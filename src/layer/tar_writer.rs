@@ -131,7 +131,8 @@ impl<W: Write> TarWriter<W> {
     }
 
     /// Writes one entry; `content` is that of a regular file and has exactly `entry.size` bytes.
-    /// The entry's `offset` is set, its `size` too for all but files.
+    /// The entry's `offset` is set, its `size` too for all but files. A hard link gets the owner,
+    /// mode, time and attributes of its file; a symbolic link's mode is always 0777.
     ///
     /// # Errors
     /// When the entry is out of order or can't be in a layer, when its content is shorter or
@@ -161,6 +162,18 @@ impl<W: Write> TarWriter<W> {
         content: Option<&mut dyn Read>,
     ) -> Result<(), TarWriteError> {
         self.check(&entry)?;
+        if let (EntryKind::HardLink, Some(target)) = (entry.kind, self.index.get(&entry.link)) {
+            // One inode: readers that set a link's attributes set its file's.
+            entry = Entry {
+                path: entry.path,
+                kind: entry.kind,
+                link: entry.link,
+                ..target.clone()
+            };
+        }
+        if entry.kind == EntryKind::Symlink {
+            entry.mode = 0o777;
+        }
         if !entry.is_file() {
             entry.size = 0;
             entry.offset = None;
@@ -407,3 +420,6 @@ fn read_some(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
