@@ -15,7 +15,7 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
     let (kept, lost) = ("kept", "lost");
     let mut layers = BTreeMap::new();
     for name in [kept, lost] {
-        let from_blob = f.store.create_layer(&base(name)).unwrap();
+        let from_blob = f.store.create_layer(base(name)).unwrap();
         let from_tree = f.store.create_layer(NewLayer::default()).unwrap();
         f.store
             .new_tree(&Form::root())
