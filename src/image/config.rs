@@ -24,7 +24,7 @@ pub const CONFIG_LIMIT: u64 = 8 << 20;
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image config.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ImageConfig {
     /// When the image was made.
@@ -63,7 +63,7 @@ pub struct ImageConfig {
 }
 
 /// The `config` member: parameters for running a container.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct ExecutionConfig {
     /// `USER`: name or number, with `:group` where given.
@@ -111,7 +111,7 @@ pub struct ExecutionConfig {
 }
 
 /// `HEALTHCHECK`. Durations are in nanoseconds; 0 means the runtime's default.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", argument…]` or `["CMD-SHELL", command]`; empty inherits.
@@ -138,7 +138,7 @@ pub struct Healthcheck {
 }
 
 /// The `rootfs` member: the layers, lowest first.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct RootFs {
     /// Digests of the layers' plain tar streams.
@@ -153,7 +153,7 @@ pub struct RootFs {
 }
 
 /// One step of an image's history.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct History {
     /// When the step was done.
@@ -177,7 +177,7 @@ pub struct History {
 }
 
 /// A config as it was received: its value, and the bytes that its digest is of.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedConfig {
     bytes: Vec<u8>,
     id: ImageId,

@@ -36,7 +36,7 @@ pub struct Selection<'a> {
 }
 
 /// An image whose config and layers are in the store now.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportedImage {
     /// Its config.
     pub config: ParsedConfig,
