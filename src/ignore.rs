@@ -10,7 +10,9 @@
 //! - [`glob_match`]: Go's `filepath.Match`, the wildcards in COPY's and ADD's sources. A `*`
 //!   stays inside one path component and `**` means no more than `*`.
 //!
-//! Within brackets `*` and `?` are literal in both. Pure: paths are bytes, nothing is opened.
+//! moby/patternmatcher goes by way of regular expressions and lets some of their syntax through:
+//! `|` and `{2}`, `\d`, `^` outside brackets, `*` inside them. None of that is in the language's
+//! reference; here these characters mean themselves. Pure: paths are bytes, nothing is opened.
 
 mod glob;
 mod pattern;

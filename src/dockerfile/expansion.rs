@@ -475,14 +475,11 @@ impl<'a> Lexer<'a> {
     /// `${name#pattern}` and its kin.
     fn trimmed(&mut self, name: &str, modifier: char) -> Read<String> {
         let (word, _) = self.until(Some('}'), true)?;
-        let Some(value) = self.value(name) else {
-            let kept = format!("${{{name}{modifier}{word}}}");
-            return Ok(if self.mode.keep_unset {
-                kept
-            } else {
-                String::new()
-            });
-        };
+        let value = self.value(name);
+        if value.is_none() && self.mode.keep_unset {
+            return Ok(format!("${{{name}{modifier}{word}}}"));
+        }
+        let value = value.unwrap_or_default();
         let (pattern, longest) = match word.strip_prefix(modifier) {
             Some(rest) => (rest, true),
             None => (word.as_str(), false),
@@ -499,15 +496,12 @@ impl<'a> Lexer<'a> {
         let all = self.rest.next_if_eq(&'/').is_some();
         let (pattern, _) = self.until(Some('/'), true)?;
         let (replacement, _) = self.until(Some('}'), true)?;
-        let Some(value) = self.value(name) else {
+        let value = self.value(name);
+        if value.is_none() && self.mode.keep_unset {
             let slash = if all { "//" } else { "/" };
-            let kept = format!("${{{name}{slash}{pattern}/{replacement}}}");
-            return Ok(if self.mode.keep_unset {
-                kept
-            } else {
-                String::new()
-            });
-        };
+            return Ok(format!("${{{name}{slash}{pattern}/{replacement}}}"));
+        }
+        let value = value.unwrap_or_default();
         Pattern::new(&pattern)?
             .replace(&value, &replacement, all, LONGEST)
             .ok_or(ExpandReason::TooLong)

@@ -78,7 +78,7 @@ impl Flags {
                 Some((name, value)) => (name, Some(value)),
                 None => (word.value.as_str(), None),
             };
-            let bare = name.trim_start_matches("--");
+            let bare = name.strip_prefix("--").unwrap_or(name);
             let Some((flag, kind)) = known.iter().find(|(flag, _)| *flag == bare) else {
                 return Err(unknown(&command, known, name, bare, word.span));
             };

@@ -323,6 +323,7 @@ fn errors_in_buildkits_words() {
         ("RUN --security=none a", "security \"none\" is not valid"),
         ("RUN --mount=type=x a", "unsupported mount type \"x\""),
         ("COPY --chwon=1 a b", "unknown flag: --chwon"),
+        ("COPY ----chown=1 a b", "unknown flag: ----chown"),
         ("COPY --chown a b", "missing a value on flag: --chown"),
         ("COPY --link= a b", "missing a value on flag: --link"),
         (

@@ -229,3 +229,21 @@ pub(super) fn decode(text: &[u8]) -> (u32, usize) {
         None => (INVALID + u32::from(first), 1),
     }
 }
+
+/// The last character of a text, and its length in bytes: zero where the text is empty.
+pub(super) fn decode_last(text: &[u8]) -> (u32, usize) {
+    let is_inside = |byte: &u8| byte & 0xc0 == 0x80;
+    let behind = text
+        .iter()
+        .rev()
+        .take(3)
+        .take_while(|byte| is_inside(byte))
+        .count();
+    let start = text.len().saturating_sub(behind + 1);
+    let (c, length) = decode(&text[start..]);
+    if start + length == text.len() {
+        return (c, length);
+    }
+    // the last byte belongs to no character before it
+    decode(&text[text.len() - 1..])
+}

@@ -4,7 +4,7 @@
 //! are read into tokens and followed through the path state by state, so the time is bounded by
 //! the product of both lengths whatever the pattern.
 
-use super::glob::{BadPattern, Class, decode, glob_match};
+use super::glob::{BadPattern, Class, decode, decode_last, glob_match};
 
 /// A pattern, read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +31,8 @@ struct Tokens {
     tokens: Vec<Token>,
     /// What every match begins with: looked at first.
     head: Vec<u8>,
-    /// What every match ends with: looked at first.
-    tail: Vec<u8>,
+    /// How many tokens at the end take one character each: looked at first, from the end.
+    tail: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,21 +165,33 @@ impl Tokens {
             .map_while(Token::literal)
             .collect::<String>()
             .into_bytes();
-        let mut tail: Vec<char> = tokens.iter().rev().map_while(Token::literal).collect();
-        tail.reverse();
-        Self {
-            head,
-            tail: tail.into_iter().collect::<String>().into_bytes(),
-            tokens,
-        }
+        let tail = tokens
+            .iter()
+            .rev()
+            .take_while(|token| !token.is_run())
+            .count();
+        Self { tokens, head, tail }
     }
 
     fn matches(&self, path: &[u8]) -> bool {
-        if !path.starts_with(&self.head) || !path.ends_with(&self.tail) {
+        if !path.starts_with(&self.head) || !self.ends(path) {
             return false;
         }
         let states = self.follow(path);
         states.at[self.tokens.len()]
+    }
+
+    /// Whether the end of a path is what the end of the pattern wants. Most paths fail here.
+    fn ends(&self, path: &[u8]) -> bool {
+        let mut rest = path;
+        for token in self.tokens.iter().rev().take(self.tail) {
+            let (c, length) = decode_last(rest);
+            if length == 0 || !token.takes(c) {
+                return false;
+            }
+            rest = &rest[..rest.len() - length];
+        }
+        true
     }
 
     fn may_match_below(&self, directory: &[u8]) -> bool {
@@ -203,6 +215,21 @@ impl Tokens {
 }
 
 impl Token {
+    /// Whether the token takes any number of characters.
+    fn is_run(&self) -> bool {
+        matches!(self, Self::AnyRun | Self::Directories | Self::Rest)
+    }
+
+    /// Whether the token may take this character.
+    fn takes(&self, c: u32) -> bool {
+        match self {
+            Self::Literal(literal) => c == *literal,
+            Self::AnyOne | Self::AnyRun => c != u32::from('/'),
+            Self::Class(class) => class.takes(c),
+            Self::Directories | Self::Rest => true,
+        }
+    }
+
     fn literal(&self) -> Option<char> {
         match self {
             Self::Literal(c) => char::from_u32(*c),
@@ -240,18 +267,16 @@ impl States {
         // `came`: the token before has just matched its last character
         for (n, token) in tokens.iter().enumerate() {
             let here = self.at[n];
+            let takes = token.takes(c);
             let (stays, goes) = match token {
-                Token::Literal(literal) => (false, here && c == *literal),
-                Token::AnyOne => (false, here && c != slash),
-                Token::Class(class) => (false, here && class.takes(c)),
-                Token::AnyRun => (here && c != slash, false),
-                Token::Rest => (here, false),
+                Token::AnyRun | Token::Rest => (here && takes, false),
                 Token::Directories => {
                     let inside = here || self.inside[n];
                     self.inside[n] = inside;
                     is_alive |= inside;
                     (false, inside && c == slash)
                 }
+                _ => (false, here && takes),
             };
             self.at[n] = came || stays;
             is_alive |= self.at[n];
@@ -265,7 +290,7 @@ impl States {
     /// Runs may be empty.
     fn skip(&mut self, tokens: &[Token]) {
         for (n, token) in tokens.iter().enumerate() {
-            if self.at[n] && matches!(token, Token::AnyRun | Token::Rest | Token::Directories) {
+            if self.at[n] && token.is_run() {
                 self.at[n + 1] = true;
             }
         }

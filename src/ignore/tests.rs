@@ -107,6 +107,36 @@ fn paths_need_not_be_utf8() {
 }
 
 #[test]
+fn characters_are_the_same_from_both_ends() {
+    for text in ["", "a", "\u{e9}", "a\u{263a}", "\u{1f600}"] {
+        let mut forwards = Vec::new();
+        for tail in [
+            &b""[..],
+            b"\xe2\x98",
+            b"\x80\x80\x80\x80",
+            b"\xff",
+            b"\xc3\xa9",
+        ] {
+            let bytes = [text.as_bytes(), tail].concat();
+            forwards.clear();
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (c, length) = glob::decode(rest);
+                forwards.push(c);
+                rest = &rest[length..];
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (c, length) = glob::decode_last(rest);
+                assert_eq!(forwards.pop(), Some(c), "{bytes:?}");
+                rest = &rest[..rest.len() - length];
+            }
+            assert!(forwards.is_empty(), "{bytes:?}");
+        }
+    }
+}
+
+#[test]
 fn exceptions_below_a_directory() {
     for (exception, directory, expected) in [
         ("!a/b", "a", true),
