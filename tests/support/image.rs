@@ -384,8 +384,19 @@ fn remove(tree: &mut Tree, path: &[u8], itself: bool) {
     if !below.is_empty() {
         below.push(b'/');
     }
-    tree.nodes
-        .retain(|name, _| !(name.starts_with(&below) || itself && name == path));
+    let gone: Vec<Vec<u8>> = tree
+        .nodes
+        .range(below.clone()..)
+        .map(|(name, _)| name)
+        .take_while(|name| name.starts_with(&below))
+        .cloned()
+        .collect();
+    for name in gone {
+        tree.nodes.remove(&name);
+    }
+    if itself {
+        tree.nodes.remove(path);
+    }
 }
 
 struct Hashing<R> {

@@ -48,6 +48,9 @@ pub(crate) struct Tree {
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
 }
 
+/// How many names each inode has.
+type Links = BTreeMap<u64, usize>;
+
 /// Reads to the end; gives size, digest and, where it is short, the content.
 pub(crate) fn read_content(mut from: impl Read) -> (u64, String, Option<Vec<u8>>) {
     let mut hash = Sha256::new();
@@ -181,16 +184,17 @@ impl Tree {
     /// The lines of these paths; `a/b/**` also takes everything below `a/b`. A path that isn't
     /// there gives the line `- PATH`.
     pub(crate) fn lines(&self, paths: &[&str]) -> String {
+        let links = self.links();
         let mut out = String::new();
         for path in paths {
             if let Some(folder) = path.strip_suffix("/**") {
                 let below = format!("{folder}/").into_bytes();
-                self.line(folder.as_bytes(), &mut out);
+                self.line(folder.as_bytes(), &links, &mut out);
                 for name in self.nodes.keys().filter(|name| name.starts_with(&below)) {
-                    self.line(name, &mut out);
+                    self.line(name, &links, &mut out);
                 }
             } else {
-                self.line(path.as_bytes(), &mut out);
+                self.line(path.as_bytes(), &links, &mut out);
             }
         }
         out
@@ -198,11 +202,22 @@ impl Tree {
 
     /// The lines of all files.
     pub(crate) fn all(&self) -> String {
+        let links = self.links();
         let mut out = String::new();
         for path in self.nodes.keys() {
-            self.line(path, &mut out);
+            self.line(path, &links, &mut out);
         }
         out
+    }
+
+    fn links(&self) -> Links {
+        let mut links = Links::new();
+        for node in self.nodes.values() {
+            if node.kind == NodeKind::File {
+                *links.entry(node.inode).or_default() += 1;
+            }
+        }
+        links
     }
 
     fn names(&self) -> String {
@@ -221,7 +236,7 @@ impl Tree {
         shown.join("\n") + &rest
     }
 
-    fn line(&self, path: &[u8], out: &mut String) {
+    fn line(&self, path: &[u8], links: &Links, out: &mut String) {
         let name = path.escape_ascii();
         let Some(node) = self.nodes.get(path) else {
             writeln!(out, "- {name}").unwrap();
@@ -253,11 +268,7 @@ impl Tree {
         }
         .unwrap();
         if node.kind == NodeKind::File {
-            let links = self
-                .nodes
-                .values()
-                .filter(|other| other.kind == NodeKind::File && other.inode == node.inode)
-                .count();
+            let links = links.get(&node.inode).copied().unwrap_or_default();
             if links > 1 {
                 write!(out, " ({links} links)").unwrap();
             }
