@@ -21,6 +21,7 @@ mod resolve;
 mod run;
 mod transfer;
 
+pub use crate::graph::NetworkMode;
 pub use error::{BuildError, Located};
 pub use resolve::ResolveError;
 pub use run::{BuildEnvironment, Variables, build};
@@ -45,16 +46,6 @@ pub enum DockerfileSource {
     File(PathBuf),
     /// `-f -`: standard input.
     Stdin,
-}
-
-/// The network that RUN steps see: `--network`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum NetworkMode {
-    /// The host's network.
-    #[default]
-    Host,
-    /// Loopback only.
-    None,
 }
 
 /// `--secret id=ID,src=FILE` or `id=ID,env=NAME`.

@@ -1,6 +1,7 @@
 //! An image into a registry: the blobs that it doesn't have, then the manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -142,28 +143,28 @@ async fn push_layer(
     progress: &dyn Fn(&Descriptor) -> Progress,
 ) -> Result<(), PushError> {
     let descriptor = &layer.descriptor;
-    if client.has_blob(reference, &descriptor.digest).await? {
-        return Ok(());
-    }
-    if let Some(origin) = &layer.origin {
-        // Within one registry the blob only has to be linked; across two it has to pass here.
-        if client
-            .mount_blob(reference, &origin.repository, &descriptor.digest)
-            .await?
-        {
-            return Ok(());
+    // Within one registry the blob only has to be linked; across two it has to pass here, and is
+    // fetched when the registry turns out not to have it.
+    let source = match &layer.origin {
+        None => {
+            let file = materializer.store().blob(&descriptor.digest)?;
+            BlobSource::file(file.ok_or(PushError::MissingBlob(descriptor.digest))?)
         }
-        let (fetching, origin) = (Arc::clone(materializer), origin.clone());
-        let fetched =
-            tokio::task::spawn_blocking(move || fetching.fetcher().fetch(&[origin])).await;
-        fetched.map_err(|_| PushError::Canceled)??;
-    }
-    let file = materializer.store().blob(&descriptor.digest)?;
-    let file = file.ok_or(PushError::MissingBlob(descriptor.digest))?;
-    let source = BlobSource::file(file);
+        Some(origin) => {
+            let (materializer, origin) = (Arc::clone(materializer), origin.clone());
+            BlobSource::reader(move || {
+                let fetched = materializer.fetcher().fetch(std::slice::from_ref(&origin));
+                fetched.map_err(io::Error::other)?;
+                let file = materializer.store().blob(&origin.digest);
+                file.map_err(io::Error::other)?
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            })
+        }
+    };
+    let from = layer.origin.as_ref().map(|origin| &origin.repository);
     let progress = progress(descriptor);
     client
-        .push_blob(reference, descriptor, &source, None, Some(&progress))
+        .push_blob(reference, descriptor, &source, from, Some(&progress))
         .await?;
     Ok(())
 }

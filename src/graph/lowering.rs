@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use super::environment::Environment;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::{
-    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, MountKind, Operation,
-    Run, Vertex, VertexIndex, arguments,
+    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, MountKind, NetworkMode,
+    Operation, Run, Vertex, VertexIndex, arguments,
 };
-use crate::build::NetworkMode;
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
 use crate::dockerfile::instruction::{

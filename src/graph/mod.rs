@@ -7,7 +7,6 @@
 //! A vertex is its operation and its inputs; both go into its cache key. Its [`Meta`] (what the
 //! user is shown) never does.
 
-use crate::build::NetworkMode;
 use crate::digest::{BlobDigest, DiffId, ImageId};
 use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
@@ -70,6 +69,16 @@ pub enum Operation {
     Copy(Copy),
     /// WORKDIR.
     MakeDirectory(MakeDirectory),
+}
+
+/// The network that RUN steps see: `--network`.
+#[derive(Clone, std::marker::Copy, Debug, PartialEq, Eq, Default)]
+pub enum NetworkMode {
+    /// The host's network.
+    #[default]
+    Host,
+    /// Loopback only.
+    None,
 }
 
 /// RUN, with everything expanded.

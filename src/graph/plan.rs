@@ -6,10 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::BaseImage;
 use super::arguments;
 use super::environment::Environment;
-use crate::build::NetworkMode;
+use super::{BaseImage, NetworkMode};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::instruction::{Instruction, MountKind, Step};
 use crate::dockerfile::span::Span;

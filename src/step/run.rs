@@ -15,10 +15,9 @@ use std::thread::JoinHandle;
 use super::mount_points::{Kind, MountPoints, root_entry};
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult, copy};
-use crate::build::NetworkMode;
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::dockerfile::instruction::CacheSharing;
-use crate::graph::{Copy, CopySource, FileSystem, Mount, MountKind, Run};
+use crate::graph::{Copy, CopySource, FileSystem, Mount, MountKind, NetworkMode, Run};
 use crate::layer::view::{View, ViewError};
 use crate::layer::{LayerError, apply, diff};
 use crate::sandbox::{
@@ -578,7 +577,7 @@ impl StepContext {
         )
         .map_err(RunError::Changes)?;
         let index = points.prune(index);
-        let layer = self.store().create_layer(&NewLayer::default())?;
+        let layer = self.store().create_layer(NewLayer::default())?;
         self.store().put_index(layer, &index)?;
         upper.commit(layer)?;
         self.finished(key, parent, layer)
