@@ -12,7 +12,8 @@
 //!
 //! moby/patternmatcher goes by way of regular expressions and lets some of their syntax through:
 //! `|` and `{2}`, `\d`, `^` outside brackets, `*` inside them. None of that is in the language's
-//! reference; here these characters mean themselves. Pure: paths are bytes, nothing is opened.
+//! reference; here these characters mean themselves. A walk and a single question always agree,
+//! though moby's walk forgets a directory that a later pattern excludes once more. Pure: paths are bytes, nothing is opened.
 
 mod glob;
 mod pattern;
@@ -114,23 +115,27 @@ impl Matcher {
     /// Whether a directory is excluded, and what it hands down to its entries. `path` is relative
     /// to the root of the walk, `parent` what the directory above handed down.
     pub fn enter(&self, path: &[u8], parent: &Inherited) -> (bool, Inherited) {
-        let mut own = vec![false; self.patterns.len()];
-        let excluded = self.ask(path, parent, |index| own[index] = true);
-        (excluded, Inherited(own))
+        // every pattern is asked, also one that changes nothing here: it may below
+        let own = self.patterns.iter().zip(&parent.0);
+        let own = Inherited(
+            own.map(|(pattern, above)| *above || pattern.matches(path))
+                .collect(),
+        );
+        let excluded = self.decide(&own, |_| false);
+        (excluded, own)
     }
 
     /// Whether an entry is excluded, with what its directory handed down. The same answer as
     /// [`Matcher::excluded`], without asking about the directories above once more.
     pub fn excluded_below(&self, path: &[u8], parent: &Inherited) -> bool {
-        self.ask(path, parent, |_| {})
+        self.decide(parent, |pattern| pattern.matches(path))
     }
 
-    fn ask(&self, path: &[u8], parent: &Inherited, mut matched: impl FnMut(usize)) -> bool {
+    /// The last pattern that applies decides: one that has matched above, or that `matches`.
+    fn decide(&self, above: &Inherited, matches: impl Fn(&Pattern) -> bool) -> bool {
         let mut excluded = false;
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            let inherited = parent.0.get(index).copied().unwrap_or(false);
-            if inherited || (pattern.is_exception == excluded && pattern.matches(path)) {
-                matched(index);
+        for (pattern, above) in self.patterns.iter().zip(&above.0) {
+            if pattern.is_exception == excluded && (*above || matches(pattern)) {
                 excluded = !pattern.is_exception;
             }
         }

@@ -99,6 +99,15 @@ fn the_last_pattern_that_applies_decides() {
 }
 
 #[test]
+fn a_directory_excluded_twice_stays_so() {
+    let matcher = Matcher::new(&["*", "!**/*.md", "vendor"]).unwrap();
+    assert!(matcher.excluded(b"vendor/x.md"));
+    let (_, inherited) = matcher.enter(b"vendor", &matcher.root());
+    assert!(matcher.excluded_below(b"vendor/x.md", &inherited));
+    assert!(!matcher.excluded(b"x.md"));
+}
+
+#[test]
 fn paths_need_not_be_utf8() {
     let matcher = Matcher::new(&["a?b", "x*"]).unwrap();
     assert!(matcher.excluded(b"a\xffb"));
@@ -251,6 +260,8 @@ fn some_pattern() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
     #[test]
     fn never_panics(patterns in prop::collection::vec("([!*?/a^\\]\\[\\\\-]|\\PC){0,12}", 0..4), path in prop::collection::vec(any::<u8>(), 0..20)) {
         if let Ok(matcher) = Matcher::new(&patterns) {
