@@ -302,8 +302,7 @@ proptest! {
 
     #[test]
     fn without_double_stars_a_pattern_is_a_glob(pattern in "[ab*?/]{1,8}", path in some_path()) {
-        let pattern = clean(&pattern);
-        prop_assume!(!pattern.contains("**"));
+        let pattern = clean(&pattern.replace("**", "*b"));
         let expected = glob_match(pattern.as_bytes(), path.as_bytes());
         let found = Pattern::new(&pattern, false).map(|pattern| pattern.matches(path.as_bytes()));
         prop_assert_eq!(found, expected);
