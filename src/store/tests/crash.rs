@@ -15,8 +15,8 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
     let (kept, lost) = ("kept", "lost");
     let mut layers = BTreeMap::new();
     for name in [kept, lost] {
-        let from_blob = f.store.create_layer(base(name)).unwrap();
-        let from_tree = f.store.create_layer(NewLayer::default()).unwrap();
+        let from_blob = f.store.create_layer(&base(name)).unwrap();
+        let from_tree = f.store.create_layer(&NewLayer::default()).unwrap();
         f.store
             .new_tree(&Form::root())
             .unwrap()
@@ -62,7 +62,7 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
         diff_id: Some(diff_id),
         ..NewLayer::default()
     };
-    let remote = f.store.create_layer(remote).unwrap();
+    let remote = f.store.create_layer(&remote).unwrap();
     let compressed = CompressedBlob {
         digest: BlobDigest(digest("gz")),
         size: 1,
@@ -152,7 +152,7 @@ fn write_layer(store: &Store, name: &str, round: usize) {
         plain_blob: Some(blob),
         ..NewLayer::default()
     };
-    let layer = store.create_layer(new).unwrap();
+    let layer = store.create_layer(&new).unwrap();
     store.put_index(layer, &index(name)).unwrap();
     let tree = store.new_tree(&Form::root()).unwrap();
     std::fs::create_dir(tree.path().join("full")).unwrap();
