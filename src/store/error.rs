@@ -56,7 +56,7 @@ pub enum StoreError {
     },
     /// The disk or the quota is full.
     #[error(
-        "no space left in the store `{root}` ({free} free): remove what builds no longer need with `rbuild prune`, or set RBUILD_ROOT to a folder on a larger disk"
+        "no space left in the store `{root}` ({free} free): make room on that disk, remove the folder while no build runs, or set RBUILD_ROOT to a folder on a larger disk"
     )]
     Full {
         /// The root.
@@ -196,7 +196,7 @@ mod tests {
             error.contains("no space left in the store `/no/such/store`"),
             "{error}"
         );
-        assert!(error.contains(" free): remove"), "{error}");
+        assert!(error.contains(" free): make room"), "{error}");
         assert!(error.contains("RBUILD_ROOT"), "{error}");
     }
 

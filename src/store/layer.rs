@@ -91,10 +91,10 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn create_layer(&self, new: NewLayer) -> Result<LayerId, StoreError> {
+    pub fn create_layer(&self, new: &NewLayer) -> Result<LayerId, StoreError> {
         self.inner
             .database
-            .write(|transaction| Ok(sql::create_layer(transaction, &new)?))
+            .write(|transaction| Ok(sql::create_layer(transaction, new)?))
     }
 
     /// Records a layer's diff ID and the size of its plain tar in bytes.

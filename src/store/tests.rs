@@ -166,14 +166,14 @@ fn base_layers_are_one_by_chain_id() {
         diff_id: Some(DiffId(digest("diff"))),
         ..NewLayer::default()
     };
-    let id = f.store.create_layer(new.clone()).unwrap();
+    let id = f.store.create_layer(&new).unwrap();
     let plain_blob = Some(BlobDigest(digest("diff")));
     let again = NewLayer {
         plain_blob,
         size: Some(7),
         ..new
     };
-    assert_eq!(f.reopened().create_layer(again).unwrap(), id);
+    assert_eq!(f.reopened().create_layer(&again).unwrap(), id);
     let expected = Layer {
         id,
         diff_id: Some(DiffId(digest("diff"))),
@@ -182,14 +182,14 @@ fn base_layers_are_one_by_chain_id() {
         size: Some(7),
     };
     assert_eq!(f.store.layer_by_chain(&chain_id).unwrap(), Some(expected));
-    let built = f.store.create_layer(NewLayer::default()).unwrap();
-    assert_ne!(f.store.create_layer(NewLayer::default()).unwrap(), built);
+    let built = f.store.create_layer(&NewLayer::default()).unwrap();
+    assert_ne!(f.store.create_layer(&NewLayer::default()).unwrap(), built);
 }
 
 #[test]
 fn a_diff_id_does_not_change() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
     f.store.set_diff_id(id, DiffId(digest("a")), 1).unwrap();
     f.store.set_diff_id(id, DiffId(digest("a")), 1).unwrap();
     let error = f.store.set_diff_id(id, DiffId(digest("b")), 1).unwrap_err();
@@ -225,8 +225,8 @@ fn compressed_forms_are_known_by_diff_id() {
 #[test]
 fn an_index_serves_all_layers_of_its_diff_id() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
-    let twin = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
+    let twin = f.store.create_layer(&NewLayer::default()).unwrap();
     f.store.put_index(id, &index("a")).unwrap();
     assert_eq!(f.store.index(twin).unwrap(), None);
     for id in [id, twin] {
@@ -240,7 +240,7 @@ fn an_index_serves_all_layers_of_its_diff_id() {
 #[test]
 fn a_damaged_index_is_none() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
     f.store.put_index(id, &index("a")).unwrap();
     let name = &f.names_in("indexes")[0];
     // A sound index, but not the one that the name stands for.
@@ -254,7 +254,7 @@ fn a_damaged_index_is_none() {
 #[test]
 fn a_tree_belongs_to_a_layer_and_a_form() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
     let tree = f.store.new_tree(&Form::root()).unwrap();
     assert_eq!(tree.path().metadata().unwrap().mode() & 0o7777, 0o755);
     std::fs::write(tree.path().join("file"), "x").unwrap();
@@ -267,7 +267,7 @@ fn a_tree_belongs_to_a_layer_and_a_form() {
 #[test]
 fn the_first_tree_stays() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
     let trees = [
         f.store.new_tree(&Form::root()).unwrap(),
         f.reopened().new_tree(&Form::root()).unwrap(),
@@ -291,7 +291,7 @@ fn the_first_tree_stays() {
 #[test]
 fn a_folder_without_a_row_makes_way() {
     let f = Fixture::new();
-    let id = f.store.create_layer(NewLayer::default()).unwrap();
+    let id = f.store.create_layer(&NewLayer::default()).unwrap();
     let place = f.store.tree_path(id, &Form::root().id());
     std::fs::create_dir_all(place.join("left/behind")).unwrap();
     assert_eq!(f.store.tree(id, &Form::root()).unwrap(), None);

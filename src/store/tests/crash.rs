@@ -15,8 +15,8 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
     let (kept, lost) = ("kept", "lost");
     let mut layers = BTreeMap::new();
     for name in [kept, lost] {
-        let from_blob = f.store.create_layer(base(name)).unwrap();
-        let from_tree = f.store.create_layer(NewLayer::default()).unwrap();
+        let from_blob = f.store.create_layer(&base(name)).unwrap();
+        let from_tree = f.store.create_layer(&NewLayer::default()).unwrap();
         f.store
             .new_tree(&Form::root())
             .unwrap()
@@ -62,7 +62,7 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
         diff_id: Some(diff_id),
         ..NewLayer::default()
     };
-    let remote = f.store.create_layer(remote).unwrap();
+    let remote = f.store.create_layer(&remote).unwrap();
     let compressed = CompressedBlob {
         digest: BlobDigest(digest("gz")),
         size: 1,
@@ -119,53 +119,62 @@ fn what_is_written_again_is_unsynced_again() {
 }
 
 const CHILD: &str = "RBUILD_TEST_STORE_OF_CHILD";
+const KIND: &str = "RBUILD_TEST_KIND_OF_CHILD";
 
-/// What the child of the next test does until it is killed.
+/// What the children of the next test do until they are killed. One writes small blobs only, as
+/// fast as it can, so that a kill often comes between the steps of one.
 #[test]
 #[ignore = "never ends by itself: run by `a_kill_at_any_time_leaves_no_wrong_row`"]
 fn write_until_killed() {
     let root = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let write = match std::env::var(KIND).unwrap().as_str() {
+        "blobs" => write_blob,
+        _ => write_layer,
+    };
     let store = Store::open(&root).unwrap();
     println!("ready");
-    for round in 0_u64.. {
-        let content =
-            format!("{} {round}", std::process::id()).repeat(1 + (round as usize % 7) * 3000);
-        let mut writer = store.ingest().unwrap();
-        for piece in content.as_bytes().chunks(4096) {
-            writer.write_all(piece).unwrap();
-        }
-        let (blob, _) = writer.commit(None).unwrap();
-        let layer = store
-            .create_layer(NewLayer {
-                plain_blob: Some(blob),
-                ..NewLayer::default()
-            })
-            .unwrap();
-        store
-            .put_index(layer, &index(&format!("round {round}")))
-            .unwrap();
-        let tree = store.new_tree(&Form::root()).unwrap();
-        std::fs::create_dir(tree.path().join("full")).unwrap();
-        std::fs::write(tree.path().join("full/file"), layer.0.to_string()).unwrap();
-        tree.commit(layer).unwrap();
-        let record = CacheRecord {
-            layer: Some(layer),
-            created: time(0),
-        };
-        store.record(&key(&content), &record).unwrap();
+    for round in 0_usize.. {
+        write(&store, &format!("{} {round}", std::process::id()), round);
     }
+}
+
+fn write_blob(store: &Store, name: &str, _: usize) {
+    store.put_blob(name.as_bytes()).unwrap();
+}
+
+fn write_layer(store: &Store, name: &str, round: usize) {
+    let mut writer = store.ingest().unwrap();
+    for piece in name.repeat(1 + (round % 7) * 3000).as_bytes().chunks(4096) {
+        writer.write_all(piece).unwrap();
+    }
+    let (blob, _) = writer.commit(None).unwrap();
+    let new = NewLayer {
+        plain_blob: Some(blob),
+        ..NewLayer::default()
+    };
+    let layer = store.create_layer(&new).unwrap();
+    store.put_index(layer, &index(name)).unwrap();
+    let tree = store.new_tree(&Form::root()).unwrap();
+    std::fs::create_dir(tree.path().join("full")).unwrap();
+    std::fs::write(tree.path().join("full/file"), layer.0.to_string()).unwrap();
+    tree.commit(layer).unwrap();
+    let record = CacheRecord {
+        layer: Some(layer),
+        created: time(0),
+    };
+    store.record(&key(name), &record).unwrap();
 }
 
 #[test]
 fn a_kill_at_any_time_leaves_no_wrong_row() {
     let f = Fixture::new();
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
-    for _ in 0..12 {
-        let mut children: Vec<_> = (0..2).map(|_| spawn_writer(&f.root())).collect();
+    for _ in 0..25 {
+        let mut children = ["blobs", "blobs", "layers"].map(|kind| spawn_writer(&f.root(), kind));
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        std::thread::sleep(Duration::from_micros(random % 60_000));
+        std::thread::sleep(Duration::from_micros(random % 20_000));
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -177,17 +186,18 @@ fn a_kill_at_any_time_leaves_no_wrong_row() {
         2,
         "only this process's own folder and lock"
     );
-    let layers: i64 = f
-        .sql()
-        .query_row("SELECT count(*) FROM layers", [], |row| row.get(0))
-        .unwrap();
+    let count = |table: &str| -> i64 {
+        let question = format!("SELECT count(*) FROM {table}");
+        f.sql().query_row(&question, [], |row| row.get(0)).unwrap()
+    };
+    let (blobs, layers) = (count("blobs"), count("layers"));
     assert!(
-        layers > 12,
-        "the children wrote {layers} layers: too few to mean anything"
+        blobs > 100 && layers > 25,
+        "{blobs} blobs, {layers} layers: too few to mean anything"
     );
 }
 
-fn spawn_writer(root: &Path) -> std::process::Child {
+fn spawn_writer(root: &Path, kind: &str) -> std::process::Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
@@ -196,6 +206,7 @@ fn spawn_writer(root: &Path) -> std::process::Child {
             "store::tests::crash::write_until_killed",
         ])
         .env(CHILD, root)
+        .env(KIND, kind)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn records_memos_and_digests_are_remembered() {
     let f = Fixture::new();
-    let layer = f.store.create_layer(NewLayer::default()).unwrap();
+    let layer = f.store.create_layer(&NewLayer::default()).unwrap();
     let record = CacheRecord {
         layer: Some(layer),
         created: time(1_700_000_000),
@@ -73,7 +73,7 @@ fn remote_names_are_remembered_by_platform() {
 #[test]
 fn names_move_between_images() {
     let f = Fixture::new();
-    let layer = f.store.create_layer(NewLayer::default()).unwrap();
+    let layer = f.store.create_layer(&NewLayer::default()).unwrap();
     let image = |config: &str, created| ImageRecord {
         id: ImageId(f.store.put_blob(config.as_bytes()).unwrap().0),
         layers: vec![layer, layer],

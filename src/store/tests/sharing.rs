@@ -50,7 +50,7 @@ fn threads_and_processes_share_a_store() {
                         plain_blob: Some(blob),
                         ..NewLayer::default()
                     };
-                    let layer = store.create_layer(new).unwrap();
+                    let layer = store.create_layer(&new).unwrap();
                     store
                         .new_tree(&Form::root())
                         .unwrap()
