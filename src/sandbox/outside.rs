@@ -169,7 +169,7 @@ impl OutsideHelper {
     /// When it can't be started; an exit code other than 0 is none.
     pub fn run(&self, program: &OutsideProgram) -> Result<OutsideOutput, OutsideError> {
         let Some(remote) = &self.0 else {
-            return run_program(program, false).map_err(|source| OutsideError::NotStarted {
+            return run_program(program).map_err(|source| OutsideError::NotStarted {
                 program: program.program.clone(),
                 source,
             });
@@ -230,12 +230,12 @@ fn work(program: &OutsideProgram, answer: &Channel) {
         return;
     }
     let output: Answer =
-        run_program(program, true).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        run_program(program).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
     // If it can't be told, the asker sees the end of the connection.
     let _ = answer.send(&output, &[]);
 }
 
-fn run_program(program: &OutsideProgram, end_with_us: bool) -> std::io::Result<OutsideOutput> {
+fn run_program(program: &OutsideProgram) -> std::io::Result<OutsideOutput> {
     let mut command = Command::new(&program.program);
     command
         .args(&program.args)
@@ -246,9 +246,8 @@ fn run_program(program: &OutsideProgram, end_with_us: bool) -> std::io::Result<O
     if let Some(cwd) = &program.cwd {
         command.current_dir(OsStr::new(cwd));
     }
-    if end_with_us {
-        syscall::end_with_parent(&mut command);
-    }
+    // This thread waits for it, so only the end of the whole process is the end of the parent.
+    syscall::end_with_parent(&mut command);
     let mut child = command.spawn()?;
     let stdin = child.stdin.take();
     let output = std::thread::scope(|scope| {
