@@ -118,7 +118,8 @@ mod tests {
         std::fs::write(at("kept/file"), "").unwrap();
         symlink("../kept", at("victim/link")).unwrap();
         std::fs::write(at("victim/closed/deep/file"), "").unwrap();
-        std::fs::set_permissions(at("victim/closed"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(at("victim/closed"), std::fs::Permissions::from_mode(0o0))
+            .unwrap();
         remove_folder(&at("victim")).unwrap();
         assert!(!at("victim").exists() && at("kept/file").exists());
         remove_folder(&at("victim")).unwrap();

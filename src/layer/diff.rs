@@ -229,7 +229,7 @@ impl Scan<'_> {
             Some(found) => !self.is_same(&entry, found, visited)?,
             None => true,
         };
-        let inode = (stat.st_nlink > 1).then_some((stat.st_dev as u64, stat.st_ino));
+        let inode = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         if let Some(inode) = inode {
             self.inodes
                 .entry(inode)

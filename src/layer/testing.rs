@@ -68,11 +68,13 @@ pub(super) fn own_ids() -> (u32, u32) {
     )
 }
 
+/// Whether this process is root of the machine, not merely of a user namespace.
 pub(super) fn is_root() -> bool {
-    own_ids().0 == 0
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    own_ids().0 == 0 && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// The form of trees that this process can make: any owner as root, else its own only.
+/// The form of trees that this process can make: with real owners as root, else with noted ones.
 pub(super) fn own_form() -> Form {
     let (uid, gid) = own_ids();
     if is_root() {
@@ -82,7 +84,7 @@ pub(super) fn own_form() -> Form {
         xattr_namespace: XattrNamespace::User,
         uid_map: vec![(uid, uid, 1)],
         gid_map: vec![(gid, gid, 1)],
-        ownership: Ownership::Real,
+        ownership: Ownership::OverrideStat,
     }
 }
 
@@ -231,7 +233,8 @@ fn any_entry(whiteouts: bool) -> impl Strategy<Value = (Entry, Vec<u8>)> {
             entry.mtime = mtime;
             match kind {
                 EntryKind::Symlink => entry.link = b"../some/where".to_vec(),
-                _ => entry.mode = mode,
+                // Only root can read what its owner may not.
+                _ => entry.mode = if is_root() { mode } else { mode | 0o700 },
             }
             if kind == EntryKind::CharDevice {
                 entry.device = (1, 3);

@@ -442,7 +442,7 @@ impl Notes {
 fn root(path: &[u8]) -> Option<Found<'static>> {
     path.is_empty().then(|| Found {
         layer: 0,
-        entry: &*ROOT,
+        entry: &ROOT,
     })
 }
 

@@ -155,8 +155,8 @@ fn entries_that_no_layer_can_hold_are_refused() {
         entry.size -= 1;
         (entry, b"content".to_vec())
     };
-    type Check = fn(&TarWriteError) -> bool;
-    let cases: Vec<(Vec<(Entry, Vec<u8>)>, Check)> = vec![
+    type Case = (Vec<(Entry, Vec<u8>)>, fn(&TarWriteError) -> bool);
+    let cases: Vec<Case> = vec![
         (vec![file("b", ""), file("a", "")], |e| {
             matches!(e, TarWriteError::NotSorted { .. })
         }),
