@@ -116,7 +116,7 @@ fn rewritten(
     let mut writer = store.ingest()?;
     let index = write_layer_tar(materializer, layer, Some(time), &mut writer)?;
     let (digest, size) = writer.commit(None)?;
-    let layer = store.create_layer(NewLayer {
+    let layer = store.create_layer(&NewLayer {
         diff_id: Some(DiffId(digest.0)),
         plain_blob: Some(digest),
         size: Some(size),

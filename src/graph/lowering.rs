@@ -7,17 +7,19 @@
 use std::collections::BTreeMap;
 
 use super::environment::Environment;
+use super::mounts;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::{
-    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, MountKind, NetworkMode,
-    Operation, Run, Vertex, VertexIndex, arguments,
+    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation, Run,
+    Vertex, VertexIndex, arguments,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
 use crate::dockerfile::instruction::{
-    self, CommandLine, Heredoc, Instruction, RunNetwork, RunSecurity, Step, Word,
+    self, Instruction, RunNetwork, RunSecurity, Script, Step, Word,
 };
 use crate::dockerfile::span::Span;
+use crate::dockerfile::stages::Reference;
 use crate::image::config::{DEFAULT_PATH, ImageConfig};
 use crate::platform::Platform;
 use crate::time::Timestamp;
@@ -72,8 +74,8 @@ pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowe
     })
 }
 
-struct Lowering<'a> {
-    plan: &'a Plan,
+pub(super) struct Lowering<'a> {
+    pub(super) plan: &'a Plan,
     images: &'a BTreeMap<ImageKey, BaseImage>,
     graph: Graph,
     image_vertices: BTreeMap<ImageKey, Option<VertexIndex>>,
@@ -258,18 +260,18 @@ impl Lowering<'_> {
         Ok(vertex)
     }
 
-    fn file_system(
+    /// The file system that a reference means.
+    pub(super) fn file_system(
         &mut self,
-        name: &str,
-        current: usize,
+        from: &From,
         span: Span,
     ) -> Result<FileSystem, Diagnostic> {
-        let vertex = match self.plan.from(name, current, span)? {
+        let vertex = match from {
             From::Scratch => None,
-            From::Stage(stage) => self.states.get(&stage).and_then(|state| state.vertex),
+            From::Stage(stage) => self.states.get(stage).and_then(|state| state.vertex),
             From::Image(key) => {
-                let shown = format!("FROM {}", self.image(&key, span)?.name);
-                self.image_vertex(&key, shown, span)?
+                let shown = format!("FROM {}", self.image(key, span)?.name);
+                self.image_vertex(key, shown, span)?
             }
         };
         Ok(vertex.map_or(FileSystem::Scratch, FileSystem::Vertex))
@@ -288,7 +290,10 @@ impl Lowering<'_> {
                 let is_add = matches!(step.instruction, Instruction::Add(_));
                 let from = match &transfer.from {
                     None => FileSystem::Context,
-                    Some(name) => self.file_system(&name.value, index, name.span)?,
+                    Some(name) => {
+                        let from = self.plan.from(&Reference::Copy(name.clone()), index)?;
+                        self.file_system(&from, name.span)?
+                    }
                 };
                 let time = self.plan.options.source_date_epoch;
                 let (copy, message) = state.transfer(transfer, from, is_add, step.span, time)?;
@@ -318,7 +323,8 @@ impl Lowering<'_> {
     }
 
     fn add(&mut self, state: &mut StageState, operation: Operation, step: &Step, is_trigger: bool) {
-        let name = state.prefix.next(&step.text, is_trigger);
+        let text = expansion::expand_for_display(&step.text, &state.lookup(), state.escape);
+        let name = state.prefix.next(&text, is_trigger);
         state.vertex = Some(self.graph.add(Vertex {
             operation,
             parent: state.vertex,
@@ -376,7 +382,7 @@ impl Lowering<'_> {
         let (args, script) = command(state, run);
         let mut mounts = Vec::new();
         for mount in &run.mounts {
-            mounts.push(self.mount(index, state, &mount.value, mount.span)?);
+            mounts.push(mounts::lower(self, index, state, mount)?);
         }
         let history = run_history(state, &args);
         let operation = Operation::Run(Run {
@@ -396,107 +402,6 @@ impl Lowering<'_> {
         self.add(state, operation, step, is_trigger);
         state.push_history(history, false);
         Ok(())
-    }
-
-    fn mount(
-        &mut self,
-        index: usize,
-        state: &StageState,
-        mount: &instruction::Mount,
-        span: Span,
-    ) -> Result<Mount, Diagnostic> {
-        let expand = |text: &Option<String>| {
-            let expanded = text.as_ref().map(|text| state.expand_text(text, span));
-            expanded.transpose()
-        };
-        let cwd = absolute("/", &state.config.config.working_dir);
-        let target = expand(&mount.target)?;
-        let kind = match &mount.kind {
-            instruction::MountKind::Bind {
-                from,
-                source,
-                read_write,
-            } => MountKind::Bind {
-                from: match from {
-                    None => FileSystem::Context,
-                    Some(name) => self.file_system(name, index, span)?,
-                },
-                source: absolute("/", &expand(source)?.unwrap_or_default()),
-                read_write: *read_write,
-            },
-            instruction::MountKind::Cache { from: Some(_), .. } => {
-                return Err(absent(span, "a cache mount with `from=`"));
-            }
-            instruction::MountKind::Cache {
-                source: Some(_), ..
-            } => {
-                return Err(absent(span, "a cache mount with `source=`"));
-            }
-            instruction::MountKind::Cache {
-                id,
-                sharing,
-                read_only,
-                mode,
-                uid,
-                gid,
-                ..
-            } => MountKind::Cache {
-                id: match expand(id)? {
-                    Some(id) => id,
-                    None => absolute(&cwd, target.as_deref().unwrap_or_default()),
-                },
-                sharing: *sharing,
-                read_only: *read_only,
-                mode: mode.unwrap_or(0o755),
-                uid: uid.unwrap_or(0),
-                gid: gid.unwrap_or(0),
-            },
-            instruction::MountKind::Tmpfs { size } => MountKind::Tmpfs { size: *size },
-            instruction::MountKind::Secret {
-                id,
-                required,
-                mode,
-                uid,
-                gid,
-                env,
-            } => {
-                let id = match (expand(id)?, &target) {
-                    (Some(id), _) => id,
-                    (None, Some(target)) => target.rsplit('/').next().unwrap_or(target).to_owned(),
-                    (None, None) => {
-                        return Err(Diagnostic::error(
-                            span,
-                            "secret mount needs an id or a target".to_owned(),
-                        ));
-                    }
-                };
-                let mount = MountKind::Secret {
-                    id: id.clone(),
-                    required: *required,
-                    mode: mode.unwrap_or(0o400),
-                    uid: uid.unwrap_or(0),
-                    gid: gid.unwrap_or(0),
-                    env: env.clone(),
-                    file: env.is_none() || target.is_some(),
-                };
-                let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
-                return Ok(Mount {
-                    target: absolute(&cwd, &target),
-                    kind: mount,
-                });
-            }
-            instruction::MountKind::Ssh { .. } => {
-                return Err(absent(span, "`RUN --mount=type=ssh`"));
-            }
-        };
-        let target = absolute(&cwd, target.as_deref().unwrap_or_default());
-        if target == "/" {
-            return Err(
-                Diagnostic::error(span, "invalid mount target \"/\"".to_owned())
-                    .with_help("mount it on a folder below the root"),
-            );
-        }
-        Ok(Mount { target, kind })
     }
 }
 
@@ -544,45 +449,20 @@ pub(super) fn absent(span: Span, what: &str) -> Diagnostic {
 
 /// The program that a RUN instruction starts: the exec form as it is, else the stage's shell.
 fn command(state: &StageState, run: &instruction::Run) -> (Vec<String>, Option<InlineFile>) {
-    let line = match &run.command {
-        CommandLine::Exec(args) => return (args.clone(), None),
-        CommandLine::Shell(line) => line,
-    };
-    let text = match run.heredocs.as_slice() {
-        [] => line.clone(),
-        [heredoc, ..] if is_only_heredoc(line) => {
-            if heredoc.content.starts_with("#!") {
-                let script = InlineFile {
-                    name: heredoc.name.clone(),
-                    content: heredoc.content.clone(),
-                };
-                let args = state.shell_command(&format!("/dev/pipes/{}", heredoc.name));
-                return (args, Some(script));
-            }
-            heredoc.content.clone()
+    match run.script() {
+        Script::Exec(args) => (args.to_vec(), None),
+        Script::Shell(text) => (state.shell_command(&text), None),
+        Script::File(heredoc) => {
+            let script = InlineFile {
+                name: heredoc.name.clone(),
+                content: heredoc.content.clone(),
+            };
+            (
+                state.shell_command(&format!("/dev/pipes/{}", heredoc.name)),
+                Some(script),
+            )
         }
-        heredocs => rejoin(line, heredocs),
-    };
-    (state.shell_command(&text), None)
-}
-
-/// Whether the command is nothing but `<<NAME`: then the heredoc itself is the script.
-fn is_only_heredoc(line: &str) -> bool {
-    let word = line.trim();
-    let word = word.trim_start_matches(|c: char| c.is_ascii_digit());
-    word.starts_with("<<")
-        && !word.contains(char::is_whitespace)
-        && !word[2..].contains(['<', '>', '|', ';', '&'])
-}
-
-fn rejoin(line: &str, heredocs: &[Heredoc]) -> String {
-    let mut text = line.to_owned();
-    for heredoc in heredocs {
-        text.push('\n');
-        text.push_str(&heredoc.content);
-        text.push_str(&heredoc.name);
     }
-    text
 }
 
 fn run_history(state: &StageState, args: &[String]) -> String {
@@ -639,14 +519,5 @@ mod tests {
         ] {
             assert_eq!(absolute(base, path), expected);
         }
-    }
-
-    #[test]
-    fn a_lone_heredoc_is_a_script() {
-        assert!(is_only_heredoc("<<EOF"));
-        assert!(is_only_heredoc(" <<-\"EOF\" "));
-        assert!(!is_only_heredoc("<<EOF cat"));
-        assert!(!is_only_heredoc("python3 <<EOF"));
-        assert!(!is_only_heredoc("<<EOF|sh"));
     }
 }

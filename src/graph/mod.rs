@@ -20,6 +20,7 @@ mod expose;
 mod format;
 pub mod lowering;
 mod metadata;
+mod mounts;
 pub mod plan;
 mod transfer;
 

@@ -10,9 +10,10 @@ use super::arguments;
 use super::environment::Environment;
 use super::{BaseImage, NetworkMode};
 use crate::dockerfile::diagnostic::Diagnostic;
-use crate::dockerfile::instruction::{Instruction, MountKind, Step};
+use crate::dockerfile::instruction::{Instruction, Step};
 use crate::dockerfile::span::Span;
-use crate::dockerfile::{self, Dockerfile, expansion, nearest};
+use crate::dockerfile::stages::{self, Reference, Referent};
+use crate::dockerfile::{self, Dockerfile, expansion};
 use crate::platform::Platform;
 
 /// What the user asked for, as far as it changes the graph.
@@ -60,8 +61,6 @@ pub(super) struct PlannedStage {
     pub(super) platform: Platform,
     /// Its name, or `stage-N`.
     pub(super) name: String,
-    /// Whether FROM gave it a name.
-    named: bool,
 }
 
 /// What `--from` or `from=` names.
@@ -91,10 +90,10 @@ impl Plan {
         let global = arguments::global(&dockerfile, &options)?;
         let mut stages: Vec<PlannedStage> = Vec::new();
         for (index, stage) in dockerfile.stages.iter().enumerate() {
-            let planned = plan_stage(index, stage, &stages, &global, &options, dockerfile.escape)?;
+            let planned = plan_stage(index, stage, &dockerfile, &global, &options)?;
             stages.push(planned);
         }
-        let target = find_target(&stages, options.target.as_deref())?;
+        let target = stages::target(&dockerfile, options.target.as_deref())?;
         Ok(Self {
             dockerfile,
             options,
@@ -152,8 +151,8 @@ impl Plan {
                 Base::Image(key) => image(key, self.dockerfile.stages[index].from.span),
             }
             for (step, _) in self.steps(index, known)? {
-                for name in referenced(&step.instruction) {
-                    match self.from(name, index, step.span)? {
+                for reference in stages::references(&step.instruction) {
+                    match self.from(&reference, index)? {
                         From::Scratch => {}
                         From::Stage(other) => open.push(other),
                         From::Image(key) => image(&key, step.span),
@@ -196,60 +195,34 @@ impl Plan {
         Ok(steps)
     }
 
-    /// What `name` in a `--from` of stage `current` means.
-    pub(super) fn from(&self, name: &str, current: usize, span: Span) -> Result<From, Diagnostic> {
-        if name.eq_ignore_ascii_case("scratch") {
-            return Ok(From::Scratch);
-        }
-        let found = match name.parse::<usize>() {
-            Ok(number) if number < self.stages.len() => Some(number),
-            Ok(number) => {
-                return Err(
-                    Diagnostic::error(span, format!("invalid stage index {number}")).with_help(
-                        format!(
-                            "this Dockerfile has {} stages, counted from 0",
-                            self.stages.len()
-                        ),
-                    ),
-                );
-            }
-            Err(_) => find_stage(&self.stages[..current], name)
-                .or_else(|| find_stage(&self.stages[current..], name).map(|at| current + at)),
+    /// What a `--from` or `from=` in stage `current` means.
+    pub(super) fn from(&self, reference: &Reference, current: usize) -> Result<From, Diagnostic> {
+        let (name, found) = match reference {
+            Reference::Copy(name) => (name, stages::copy_from(&self.dockerfile, current, name)),
+            Reference::Mount(name) => (name, stages::mount_from(&self.dockerfile, current, name)),
         };
-        match found {
-            Some(index) if index < current => Ok(From::Stage(index)),
-            Some(index) => Err(Diagnostic::error(
-                span,
-                format!(
-                    "cannot copy from stage `{name}`, it needs to be defined before current stage `{}`",
-                    self.stages[current].name
-                ),
-            )
-            .with_help(if index == current {
-                "a stage can't copy from itself".to_owned()
-            } else {
-                "move that stage above this one".to_owned()
-            })),
-            None => Ok(From::Image(ImageKey {
-                name: name.to_owned(),
+        Ok(match found? {
+            Referent::Stage(index) => From::Stage(index),
+            Referent::Elsewhere if name.value == "scratch" => From::Scratch,
+            Referent::Elsewhere => From::Image(ImageKey {
+                name: name.value.clone(),
                 platform: self.options.platform.clone(),
-            })),
-        }
+            }),
+        })
     }
 }
 
 fn plan_stage(
     index: usize,
     stage: &dockerfile::instruction::Stage,
-    before: &[PlannedStage],
+    dockerfile: &Dockerfile,
     global: &Environment,
     options: &Options,
-    escape: char,
 ) -> Result<PlannedStage, Diagnostic> {
     let from = &stage.from.value;
     let lookup = |name: &str| global.get(name).map(str::to_owned);
     let expand = |word: &dockerfile::instruction::Word| {
-        expansion::expand(&word.value, &lookup, escape)
+        expansion::expand(&word.value, &lookup, dockerfile.escape)
             .map_err(|error| Diagnostic::error(word.span, error.to_string()))
     };
     let image = expand(&from.image)?;
@@ -272,10 +245,10 @@ fn plan_stage(
             })?
         }
     };
-    let base = match find_stage(before, &image) {
+    let base = match stages::base(dockerfile, index, &image) {
         _ if image == "scratch" => Base::Scratch,
-        Some(stage) => Base::Stage(stage),
-        None => Base::Image(ImageKey {
+        Referent::Stage(stage) => Base::Stage(stage),
+        Referent::Elsewhere => Base::Image(ImageKey {
             name: image,
             platform: platform.clone(),
         }),
@@ -284,61 +257,8 @@ fn plan_stage(
     Ok(PlannedStage {
         base,
         platform,
-        named: name.is_some(),
         name: name.unwrap_or_else(|| format!("stage-{index}")),
     })
-}
-
-fn find_stage(stages: &[PlannedStage], name: &str) -> Option<usize> {
-    stages
-        .iter()
-        .rposition(|stage| stage.named && stage.name.eq_ignore_ascii_case(name))
-}
-
-fn find_target(stages: &[PlannedStage], target: Option<&str>) -> Result<usize, Diagnostic> {
-    let Some(last) = stages.len().checked_sub(1) else {
-        return Err(Diagnostic::error(
-            Span::default(),
-            "dockerfile contains no stages to build".to_owned(),
-        ));
-    };
-    let Some(target) = target else {
-        return Ok(last);
-    };
-    if let Some(index) = find_stage(stages, target) {
-        return Ok(index);
-    }
-    if let Some(index) = target.parse::<usize>().ok().filter(|index| *index <= last) {
-        return Ok(index);
-    }
-    let error = Diagnostic::error(
-        Span::default(),
-        format!("target stage `{target}` could not be found"),
-    );
-    let names = stages.iter().map(|stage| stage.name.as_str());
-    Err(match nearest::nearest(target, names.clone()) {
-        Some(name) => error.with_help(format!("did you mean `{name}`?")),
-        None => error.with_help(format!(
-            "stages are: {}",
-            names.collect::<Vec<_>>().join(", ")
-        )),
-    })
-}
-
-/// The names that an instruction gives in `--from` and `from=`.
-fn referenced(instruction: &Instruction) -> Vec<&str> {
-    match instruction {
-        Instruction::Copy(copy) => copy.from.iter().map(|from| from.value.as_str()).collect(),
-        Instruction::Run(run) => run
-            .mounts
-            .iter()
-            .filter_map(|mount| match &mount.value.kind {
-                MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => from.as_deref(),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Parses an ONBUILD trigger; errors and steps point at the FROM line that brought it.
@@ -349,17 +269,10 @@ fn trigger(text: &str, span: Span) -> Result<Step, Diagnostic> {
             format!("ONBUILD trigger `{text}` of the base image: {message}"),
         )
     };
-    let parsed = dockerfile::parse(&format!("FROM scratch\n{text}\n")).map_err(|diagnostics| {
+    let step = dockerfile::parse_trigger(text).map_err(|diagnostics| {
         bad(diagnostics
             .first()
             .map_or_else(String::new, |d| d.message.clone()))
     })?;
-    let mut steps = parsed
-        .stages
-        .into_iter()
-        .flat_map(|stage| stage.instructions);
-    match (steps.next(), steps.next()) {
-        (Some(step), None) => Ok(Step { span, ..step }),
-        _ => Err(bad("should be a single instruction".to_owned())),
-    }
+    Ok(Step { span, ..step })
 }

@@ -56,10 +56,6 @@ impl StageState {
                 ),
             );
         }
-        let mut exclude = Vec::new();
-        for word in &transfer.exclude {
-            exclude.push(self.expand(word)?);
-        }
         let copy = Copy {
             from,
             sources,
@@ -67,7 +63,12 @@ impl StageState {
             chown,
             chmod,
             unpack: is_add && transfer.unpack != Some(false),
-            exclude,
+            // As in BuildKit, variables in these patterns are not expanded.
+            exclude: transfer
+                .exclude
+                .iter()
+                .map(|word| word.value.clone())
+                .collect(),
             directory_time,
         };
         Ok((copy, message))

@@ -44,7 +44,7 @@ pub fn layers_of(
         let layer = match (base.stored, store.layer_by_chain(&chain_id)?) {
             (Some(layer), _) => layer,
             (None, Some(layer)) => layer.id,
-            (None, None) => store.create_layer(NewLayer {
+            (None, None) => store.create_layer(&NewLayer {
                 diff_id: Some(base.diff_id),
                 chain_id: Some(chain_id),
                 ..NewLayer::default()

@@ -233,7 +233,7 @@ impl StepContext {
             .into_inner()
             .map_err(|error| SnapshotError::io("writing a layer")(error.into_error()))?;
         let (digest, size) = writer.commit(None)?;
-        let layer = self.store().create_layer(NewLayer {
+        let layer = self.store().create_layer(&NewLayer {
             diff_id: Some(DiffId(digest.0)),
             plain_blob: Some(digest),
             size: Some(size),

@@ -577,7 +577,7 @@ impl StepContext {
         )
         .map_err(RunError::Changes)?;
         let index = points.prune(index);
-        let layer = self.store().create_layer(NewLayer::default())?;
+        let layer = self.store().create_layer(&NewLayer::default())?;
         self.store().put_index(layer, &index)?;
         upper.commit(layer)?;
         self.finished(key, parent, layer)

@@ -137,7 +137,9 @@ fn read_only(fixture: &Fixture) {
 
 fn process_1(fixture: &Fixture) {
     for path in ["/proc/1/root/", "/proc/1/fd/0", "/proc/1/environ"] {
-        let refused = fixture.sh(&format!("(ls -l {path} && cat {path}) 2>&1 | grep -c denied"));
+        let refused = fixture.sh(&format!(
+            "(ls -l {path} && cat {path}) 2>&1 | grep -c denied"
+        ));
         assert_eq!(refused, "1", "{path}");
     }
 }

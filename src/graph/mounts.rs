@@ -1,0 +1,131 @@
+//! `RUN --mount`: from options to a mount of the step, refusing what rbuild doesn't have.
+
+use super::lowering::{Lowering, StageState, absent, absolute};
+use super::{FileSystem, Mount, MountKind};
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::expansion;
+use crate::dockerfile::instruction;
+use crate::dockerfile::span::{Span, Spanned};
+use crate::dockerfile::stages::Reference;
+
+/// Expands one mount of a RUN in stage `index`.
+pub(super) fn lower(
+    lowering: &mut Lowering<'_>,
+    index: usize,
+    state: &StageState,
+    mount: &Spanned<instruction::Mount>,
+) -> Result<Mount, Diagnostic> {
+    let span = mount.span;
+    let written = &mount.value.kind;
+    let mount = mount
+        .value
+        .expand(&|text| expansion::expand(text, &state.lookup(), state.escape))
+        .map_err(|error| {
+            let diagnostic = Diagnostic::error(span, error.message);
+            match error.help {
+                Some(help) => diagnostic.with_help(help),
+                None => diagnostic,
+            }
+        })?;
+    let cwd = absolute("/", &state.config.config.working_dir);
+    let target = mount.target.as_deref();
+    let kind = match mount.kind {
+        instruction::MountKind::Bind {
+            source, read_write, ..
+        } => MountKind::Bind {
+            from: bind_source(lowering, index, written, span)?,
+            source: absolute("/", source.as_deref().unwrap_or_default()),
+            read_write,
+        },
+        instruction::MountKind::Cache { from: Some(_), .. } => {
+            return Err(absent(span, "a cache mount with `from=`"));
+        }
+        instruction::MountKind::Cache {
+            source: Some(_), ..
+        } => {
+            return Err(absent(span, "a cache mount with `source=`"));
+        }
+        instruction::MountKind::Cache {
+            id,
+            sharing,
+            read_only,
+            mode,
+            uid,
+            gid,
+            ..
+        } => MountKind::Cache {
+            id: id.unwrap_or_else(|| absolute(&cwd, target.unwrap_or_default())),
+            sharing,
+            read_only,
+            mode: mode.unwrap_or(0o755),
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+        },
+        instruction::MountKind::Tmpfs { size } => MountKind::Tmpfs { size },
+        secret @ instruction::MountKind::Secret { .. } => {
+            return self::secret(secret, target, &cwd, span);
+        }
+        instruction::MountKind::Ssh { .. } => return Err(absent(span, "`RUN --mount=type=ssh`")),
+    };
+    let target = absolute(&cwd, target.unwrap_or_default());
+    if target == "/" {
+        return Err(Diagnostic::error(span, "invalid mount target \"/\"")
+            .with_help("mount it on a folder below the root"));
+    }
+    Ok(Mount { target, kind })
+}
+
+/// The file system that a bind mount shows; `from=` is taken as written.
+fn bind_source(
+    lowering: &mut Lowering<'_>,
+    index: usize,
+    written: &instruction::MountKind,
+    span: Span,
+) -> Result<FileSystem, Diagnostic> {
+    let instruction::MountKind::Bind {
+        from: Some(name), ..
+    } = written
+    else {
+        return Ok(FileSystem::Context);
+    };
+    let reference = Reference::Mount(Spanned::new(name.clone(), span));
+    let from = lowering.plan.from(&reference, index)?;
+    lowering.file_system(&from, span)
+}
+
+fn secret(
+    kind: instruction::MountKind,
+    target: Option<&str>,
+    cwd: &str,
+    span: Span,
+) -> Result<Mount, Diagnostic> {
+    let instruction::MountKind::Secret {
+        id,
+        required,
+        mode,
+        uid,
+        gid,
+        env,
+    } = kind
+    else {
+        return Err(Diagnostic::error(span, "not a secret mount"));
+    };
+    let base_name = target.map(|target| target.rsplit('/').next().unwrap_or(target).to_owned());
+    let id = id.or(base_name).ok_or_else(|| {
+        Diagnostic::error(span, "one of source, target required").with_help("write `id=NAME`")
+    })?;
+    let file = env.is_none() || target.is_some();
+    let target = target.map_or_else(|| format!("/run/secrets/{id}"), str::to_owned);
+    Ok(Mount {
+        target: absolute(cwd, &target),
+        kind: MountKind::Secret {
+            id,
+            required,
+            mode: mode.unwrap_or(0o400),
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+            env,
+            file,
+        },
+    })
+}
