@@ -75,11 +75,10 @@ fn an_oci_layout_folder_or_archive() {
                 .ok();
             let image = rbuild
                 .build(&context)
-                .args(["-f", "-"])
-                .stdin(format!(
-                    "FROM oci-layout://{}\nCOPY added /added\n",
-                    place.display()
-                ))
+                .args([
+                    "--build-context",
+                    &format!("base=oci-layout://{}", place.display()),
+                ])
                 .image();
             // ONBUILD has fired already when `FROM base` was built.
             assert_eq!(image.layers[0].diff_id, base.layers[0].diff_id);
@@ -111,11 +110,10 @@ fn a_docker_archive() {
         run_with_timeout(copy, None).ok();
         let image = Rbuild::new(user)
             .build(&on("base"))
-            .args(["-f", "-"])
-            .stdin(format!(
-                "FROM docker-archive://{}\nCOPY added /added\n",
-                archive.display()
-            ))
+            .args([
+                "--build-context",
+                &format!("base=docker-archive://{}", archive.display()),
+            ])
             .image();
         assert_eq!(image.layers[0].diff_id, base.layers[0].diff_id);
         assert_eq!(image.tree().text("added"), "added");
@@ -263,11 +261,10 @@ fn damaged_layers_are_refused() {
     std::fs::write(&path, bytes).unwrap();
     Rbuild::new(&User::Caller)
         .build(&on("x"))
-        .args(["-f", "-"])
-        .stdin(format!(
-            "FROM oci-layout://{}\nCOPY added /added\n",
-            layout.display()
-        ))
+        .args([
+            "--build-context",
+            &format!("x=oci-layout://{}", layout.display()),
+        ])
         .fails()
         .says(&["digest"]);
 }

@@ -10,7 +10,7 @@ fn failing(project: &Project) -> Finished {
 fn a_wrong_instruction_suggests_the_nearest() {
     let cases = [
         ("COPPY a b", "COPY"),
-        ("COPY.. /app", "COPY . ."),
+        ("COPY..", "COPY . ."),
         ("ADD. $GOPATH/src/myapp", "ADD . "),
         ("EXPOSR 80", "EXPOSE"),
         ("FORM debian", "FROM"),

@@ -34,7 +34,7 @@ fn metadata_instructions_fill_the_config() {
         SHELL ["/bin/ash", "-c"]
         HEALTHCHECK --interval=30s --timeout=3s --start-period=1m --retries=2 CMD wget -q localhost
         ENTRYPOINT ["/bin/app", "-v"]
-        CMD --serve now
+        CMD serve now
         ONBUILD RUN make
         "#,
     );
@@ -71,7 +71,7 @@ fn metadata_instructions_fill_the_config() {
             }),
         ),
         ("Entrypoint", json!(["/bin/app", "-v"])),
-        ("Cmd", json!(["/bin/ash", "-c", "--serve now"])),
+        ("Cmd", json!(["/bin/ash", "-c", "serve now"])),
         ("OnBuild", json!(["RUN make"])),
     ];
     for (name, expected) in settings {

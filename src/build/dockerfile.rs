@@ -97,7 +97,7 @@ fn dockerfile(
                 path: "standard input".to_owned(),
                 source,
             })?;
-            Ok(("-".to_owned(), bytes, None))
+            Ok((DEFAULT.to_owned(), bytes, None))
         }
         (DockerfileSource::Default, _) => in_context(tree, DEFAULT),
         (DockerfileSource::File(path), Tree::Local(..)) => beside(path),

@@ -83,6 +83,20 @@ pub enum Output {
     },
 }
 
+/// `--build-context NAME=…`: what a name in FROM, `--from` and `from=` stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// `docker-image://REFERENCE`: another image.
+    Image(Reference),
+    /// `oci-layout://PATH[:TAG|@DIGEST]`, a folder or an archive; `docker-archive://PATH` too.
+    File {
+        /// The folder or archive.
+        path: PathBuf,
+        /// The image in it, where it holds several.
+        name: Option<String>,
+    },
+}
+
 /// Everything that decides what a build does.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -99,6 +113,8 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--label NAME=VALUE`.
     pub labels: BTreeMap<String, String>,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, NamedContext>,
     /// `--secret`.
     pub secrets: Vec<SecretSource>,
     /// `--no-cache`: run every step.

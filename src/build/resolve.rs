@@ -4,6 +4,10 @@
 //! wants `--pull`. A name that a registry has answered before costs one HEAD; when the registry
 //! can't be reached, its last answer serves, with a warning.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::NamedContext;
 use crate::digest::{BlobDigest, CacheKey, CacheKeyBuilder, ImageId};
 use crate::graph::plan::ImageKey;
 use crate::graph::{BaseImage, BaseLayer, LayerBlob};
@@ -14,7 +18,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, RegistryError};
 use crate::solver::events::{Event, EventSink};
-use crate::store::{ImageRecord, RemoteRecord, Store, StoreError};
+use crate::store::{ImageRecord, ImportError, RemoteRecord, Selection, Store, StoreError};
 use crate::time::Timestamp;
 
 /// Why a base image can't be used.
@@ -51,9 +55,15 @@ pub enum ResolveError {
         /// Layers of the config.
         diff_ids: usize,
     },
+    /// A layout folder or an archive.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The build was stopped.
+    #[error("canceled")]
+    Canceled,
 }
 
 /// Resolves names against one store and one registry client.
@@ -62,11 +72,22 @@ pub(super) struct Resolver<'a> {
     pub(super) client: &'a Client,
     pub(super) events: &'a dyn EventSink,
     pub(super) pull: bool,
+    pub(super) contexts: &'a BTreeMap<String, NamedContext>,
 }
 
 impl Resolver<'_> {
     /// The image that `key` names.
     pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
+        match self.named(&key.name) {
+            None => {}
+            Some(NamedContext::File { path, name }) => {
+                return self.file(path.clone(), name.clone(), &key.platform).await;
+            }
+            Some(NamedContext::Image(reference)) => {
+                let reference = reference.clone().with_default_tag();
+                return self.image(&reference, &key.platform).await;
+            }
+        }
         let reference = key
             .name
             .parse::<Reference>()
@@ -74,13 +95,73 @@ impl Resolver<'_> {
                 name: key.name.clone(),
                 source,
             })?;
-        let reference = reference.with_default_tag();
+        self.image(&reference.with_default_tag(), &key.platform)
+            .await
+    }
+
+    async fn image(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<BaseImage, ResolveError> {
         if !self.pull
-            && let Some(image) = self.local(&reference, &key.platform)?
+            && let Some(image) = self.local(reference, platform)?
         {
             return Ok(image);
         }
-        self.remote(&reference, &key.platform).await
+        self.remote(reference, platform).await
+    }
+
+    /// The named context of this name, as it is written or as it is meant: `alpine` is also
+    /// `docker.io/library/alpine:latest`.
+    fn named(&self, name: &str) -> Option<&NamedContext> {
+        let meant = |name: &str| {
+            let reference = name.parse::<Reference>().ok();
+            reference.map(Reference::with_default_tag)
+        };
+        self.contexts.get(name).or_else(|| {
+            let wanted = meant(name)?;
+            let mut contexts = self.contexts.iter();
+            let found = contexts.find(|(name, _)| meant(name).as_ref() == Some(&wanted));
+            found.map(|(_, context)| context)
+        })
+    }
+
+    /// An image of a layout folder or an archive, with all its blobs.
+    async fn file(
+        &self,
+        path: PathBuf,
+        name: Option<String>,
+        platform: &Platform,
+    ) -> Result<BaseImage, ResolveError> {
+        let (store, platform) = (self.store.clone(), platform.clone());
+        let shown = path.display().to_string();
+        let imported = tokio::task::spawn_blocking(move || {
+            let name = name.as_deref();
+            let platform = &platform;
+            store.import(&path, Selection { name, platform })
+        });
+        let imported = imported.await.map_err(|_| ResolveError::Canceled)??;
+        let config = imported.config.config.clone();
+        let layers = imported.layers.into_iter();
+        Ok(BaseImage {
+            id: imported.config.id(),
+            name: shown,
+            repository: None,
+            layers: layers
+                .map(|layer| BaseLayer {
+                    diff_id: layer.diff_id,
+                    blob: Some(LayerBlob {
+                        digest: layer.blob.digest,
+                        size: layer.blob.size,
+                        media_type: layer.blob.media_type,
+                    }),
+                    stored: None,
+                })
+                .collect(),
+            platform: config.platform(),
+            config,
+        })
     }
 
     fn local(

@@ -90,6 +90,12 @@ pub async fn build(
         events.emit(Event::Warning(warning.message.clone()));
     }
     let plan = Plan::new(parsed, options(&request)).map_err(|one| source.saying(vec![one]))?;
+    let unused = plan.unused_arguments();
+    if !unused.is_empty() {
+        let names = unused.join(", ");
+        let warning = format!("one or more build-args were not consumed: {names}");
+        events.emit(Event::Warning(warning));
+    }
     let images = resolve_all(&plan, &source, &request, environment, &reporter).await?;
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
@@ -161,6 +167,7 @@ async fn resolve_all(
         client: &environment.client,
         events: reporter.sink().as_ref(),
         pull: request.pull,
+        contexts: &request.contexts,
     };
     let mut known = BTreeMap::new();
     loop {

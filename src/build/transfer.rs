@@ -34,6 +34,7 @@ pub async fn pull(
         client: &environment.client,
         events: events.as_ref(),
         pull: true,
+        contexts: &BTreeMap::new(),
     };
     let key = ImageKey {
         name: reference.to_string(),

@@ -212,8 +212,10 @@ impl Failure {
             BuildError::Resolve { located, source } => {
                 let kind = match source.as_ref() {
                     ResolveError::Registry(_) | ResolveError::Image { .. } => ErrorKind::Registry,
-                    ResolveError::Store(_) => ErrorKind::Internal,
-                    ResolveError::Name { .. } | ResolveError::LayerCount { .. } => ErrorKind::User,
+                    ResolveError::Store(_) | ResolveError::Canceled => ErrorKind::Internal,
+                    ResolveError::Name { .. }
+                    | ResolveError::LayerCount { .. }
+                    | ResolveError::Import(_) => ErrorKind::User,
                 };
                 Self::drawn(kind, draw(&located, style))
             }

@@ -25,6 +25,15 @@ pub(super) fn is_proxy(name: &str) -> bool {
     PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
 }
 
+/// Whether `name` is one of the arguments that tell platforms.
+pub(super) fn is_platform(name: &str) -> bool {
+    ["BUILD", "TARGET"].iter().any(|prefix| {
+        let rest = name.strip_prefix(prefix);
+        let known = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"];
+        rest.is_some_and(|rest| known.contains(&rest))
+    })
+}
+
 /// The proxy arguments that the build was given, as environment variables in both spellings.
 pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let mut out = Vec::new();

@@ -15,6 +15,7 @@ use crate::platform::Platform;
 use crate::store::LayerId;
 
 mod arguments;
+mod chmod;
 pub mod environment;
 mod expose;
 mod format;
@@ -23,6 +24,8 @@ mod metadata;
 mod mounts;
 pub mod plan;
 mod transfer;
+
+pub use chmod::Chmod;
 
 /// Names a vertex of one graph. Inputs always have lower numbers than what reads them.
 #[derive(Clone, std::marker::Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -201,13 +204,6 @@ pub enum CopySource {
     Path(String),
     /// A heredoc.
     Inline(InlineFile),
-}
-
-/// `--chmod`.
-#[derive(Clone, std::marker::Copy, PartialEq, Eq, Debug)]
-pub enum Chmod {
-    /// Bits for files and directories alike.
-    Octal(u32),
 }
 
 /// WORKDIR: the directory exists afterwards.

@@ -108,6 +108,34 @@ impl Plan {
         self.target
     }
 
+    /// Build arguments that no ARG takes and that mean nothing by themselves.
+    pub fn unused_arguments(&self) -> Vec<&str> {
+        let mut declared: BTreeSet<&str> = BTreeSet::new();
+        let globals = self
+            .dockerfile
+            .global_args
+            .iter()
+            .flat_map(|args| &args.value);
+        declared.extend(globals.map(|arg| arg.name.value.as_str()));
+        for stage in &self.dockerfile.stages {
+            for step in &stage.instructions {
+                if let Instruction::Arg(args) = &step.instruction {
+                    declared.extend(args.iter().map(|arg| arg.name.value.as_str()));
+                }
+            }
+        }
+        let names = self.options.build_args.keys().map(String::as_str);
+        names
+            .filter(|name| {
+                !declared.contains(name)
+                    && !arguments::is_proxy(name)
+                    && *name != "SOURCE_DATE_EPOCH"
+                    && !name.starts_with("BUILDKIT_")
+                    && !arguments::is_platform(name)
+            })
+            .collect()
+    }
+
     /// Images that the target needs and `known` doesn't have, each with the line that asks for it.
     ///
     /// # Errors

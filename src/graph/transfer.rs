@@ -37,7 +37,11 @@ impl StageState {
                     None
                 } else {
                     message.push_str(&format!(" --chmod={text}"));
-                    Some(chmod(&text, word.span)?)
+                    let chmod = Chmod::parse(&text).map_err(|message| {
+                        Diagnostic::error(word.span, message)
+                            .with_help("write the mode as --chmod=755 or --chmod=u+x")
+                    })?;
+                    Some(chmod)
                 }
             }
         };
@@ -147,19 +151,4 @@ fn is_remote(path: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"]
         .iter()
         .any(|scheme| path.starts_with(scheme))
-}
-
-fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {
-    let all_digits = text.bytes().all(|b| b.is_ascii_digit());
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o7777 => Ok(Chmod::Octal(mode)),
-        Err(_) if !all_digits => Err(absent(span, "a symbolic `--chmod`")
-            .with_help("write the mode as an octal number, such as --chmod=755")),
-        _ => Err(Diagnostic::error(
-            span,
-            format!(
-                "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
-            ),
-        )),
-    }
 }

@@ -88,7 +88,8 @@ fn member(
     } else {
         Bytes::None
     };
-    let mut identity = b"archive".to_vec();
+    let mut identity = selector.source.get().to_le_bytes().to_vec();
+    identity.extend_from_slice(b"archive");
     identity.extend_from_slice(&inode.path);
     destination.insert(Item {
         entry: placed,

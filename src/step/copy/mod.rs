@@ -9,6 +9,7 @@ mod archive;
 mod destination;
 mod selection;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use self::selection::Selector;
 use super::owner::Accounts;
 use super::{StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
-use crate::graph::{Chmod, Copy, CopySource};
+use crate::graph::{Copy, CopySource};
 use crate::ignore::Matcher;
 use crate::layer::LayerError;
 use crate::layer::entry::{Entry, EntryKind, split_path};
@@ -107,10 +108,9 @@ pub(super) fn select(
 ) -> Result<Selection, CopyError> {
     let made_by = owner.unwrap_or_default();
     let on_the_way = OnTheWay {
-        mode: match copy.chmod {
-            Some(Chmod::Octal(mode)) => mode,
-            None => DIRECTORY_MODE,
-        },
+        mode: copy.chmod.as_ref().map_or(DIRECTORY_MODE, |chmod| {
+            chmod.of_new_directory(DIRECTORY_MODE)
+        }),
         uid: made_by.uid,
         gid: made_by.gid,
     };
@@ -130,6 +130,7 @@ pub(super) fn select(
         exclude,
         cancel,
         scratch,
+        source: Cell::new(0),
     };
     selector.select(&mut destination)?;
     Ok(Selection {
@@ -360,10 +361,7 @@ fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
     let mut key = CacheKeyBuilder::new("copy operation");
     key.key(&parent.key).field(copy.destination.as_bytes());
     key.field(copy.chown.as_deref().unwrap_or_default().as_bytes());
-    key.number(
-        copy.chmod
-            .map_or(u64::MAX, |Chmod::Octal(mode)| u64::from(mode)),
-    );
+    key.field(format!("{:?}", copy.chmod).as_bytes());
     key.number(u64::from(copy.unpack))
         .number(copy.sources.len() as u64);
     for source in &copy.sources {

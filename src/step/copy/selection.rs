@@ -6,11 +6,12 @@
 //! - directories that exist at the destination are merged into, files are replaced, and a file
 //!   never replaces a directory nor a directory a file.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::destination::{Bytes, Destination, Item, display};
 use super::{CopyError, Owner, archive};
-use crate::graph::{Chmod, Copy, CopySource};
+use crate::graph::{Copy, CopySource};
 use crate::ignore::{Matcher, glob_match};
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
 use crate::snapshot::{FileTree, Node};
@@ -24,21 +25,19 @@ pub(super) struct Selector<'a> {
     pub(super) exclude: Option<Matcher>,
     pub(super) cancel: &'a Cancel,
     pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
+    /// Counts the sources.
+    pub(super) source: Cell<u64>,
 }
 
 impl Selector<'_> {
     /// Puts every source into `destination`.
     pub(super) fn select(&self, destination: &mut Destination) -> Result<(), CopyError> {
         let written = self.copy.destination.trim_start_matches('/');
-        let is_directory = written.is_empty() || written.ends_with('/');
         let written = written.trim_end_matches('/').as_bytes();
-        if is_directory {
-            let target = destination.resolve(written)?;
-            destination.make_directories(&target)?;
-        }
         for source in &self.copy.sources {
             match source {
                 CopySource::Inline(file) => {
+                    self.enter(destination, written)?;
                     let mut entry = Entry::new(file.name.as_bytes().to_vec(), EntryKind::File);
                     entry.mode = 0o644;
                     entry.size = file.content.len() as u64;
@@ -49,6 +48,15 @@ impl Selector<'_> {
                 }
                 CopySource::Path(path) => self.path(destination, path, written)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Makes the destination where the user said that it is a directory.
+    fn enter(&self, destination: &mut Destination, written: &[u8]) -> Result<(), CopyError> {
+        if self.copy.destination.ends_with('/') {
+            let target = destination.resolve(written)?;
+            destination.make_directories(&target)?;
         }
         Ok(())
     }
@@ -66,6 +74,9 @@ impl Selector<'_> {
                 None => None,
             };
             let node = node.ok_or_else(|| CopyError::NotFound(display(&found)))?;
+            self.enter(destination, written)?;
+            // Names of one file stay links of each other within one source only.
+            self.source.set(self.source.get() + 1);
             if let Some(tree) = self.tree
                 && self.copy.unpack
                 && node.entry.kind == EntryKind::File
@@ -142,7 +153,11 @@ impl Selector<'_> {
         target: Vec<u8>,
     ) -> Result<(), CopyError> {
         let Some(tree) = self.tree else { return Ok(()) };
-        let identity = node.identity.clone();
+        let source = self.source.get().to_le_bytes();
+        let identity = node
+            .identity
+            .as_ref()
+            .map(|file| [&source[..], file].concat());
         let entry = node.entry.clone();
         let bytes = if entry.kind == EntryKind::File {
             Bytes::Tree(Arc::clone(tree), node)
@@ -180,10 +195,10 @@ impl Selector<'_> {
             entry.uid = owner.uid;
             entry.gid = owner.gid;
         }
-        if let Some(Chmod::Octal(mode)) = self.copy.chmod
+        if let Some(chmod) = &self.copy.chmod
             && entry.kind != EntryKind::Symlink
         {
-            entry.mode = mode;
+            entry.mode = chmod.apply(entry.mode, is_directory);
         }
         destination.insert(Item {
             entry,

@@ -64,6 +64,11 @@ pub struct BuildArguments {
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(super) labels: Vec<String>,
 
+    /// Let a name in FROM and --from stand for something else: NAME=docker-image://IMAGE,
+    /// NAME=oci-layout://PATH[:TAG] (folder or archive), NAME=docker-archive://PATH; may be repeated
+    #[arg(long = "build-context", value_name = "NAME=SOURCE")]
+    pub(super) contexts: Vec<String>,
+
     /// Give RUN --mount=type=secret a value: id=ID,src=FILE or id=ID,env=NAME; may be repeated
     #[arg(long = "secret", value_name = "id=ID,…")]
     pub(super) secrets: Vec<String>,

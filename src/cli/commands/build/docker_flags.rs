@@ -109,7 +109,7 @@ fn plain_build(value: &str) -> bool {
 
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
 
-static FLAGS: [Flag; 36] = [
+static FLAGS: [Flag; 35] = [
     // What they ask for is so.
     accepted(
         "rm",
@@ -164,7 +164,6 @@ static FLAGS: [Flag; 36] = [
     // What they ask for is absent.
     refused("add-host"),
     refused("annotation"),
-    refused("build-context"),
     with_hint(
         "cache-from",
         "the cache of rbuild's own store is always used: drop the flag",

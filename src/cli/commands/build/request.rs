@@ -2,13 +2,14 @@
 //!
 //! Nothing is read but what the file system says about the context's path.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use super::arguments::BuildArguments;
 use super::values;
 use crate::build::{
-    BuildRequest, ContextSource, DockerfileSource, Output, SecretFrom, SecretSource,
+    BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, SecretFrom, SecretSource,
 };
 use crate::cli::commands::parse_reference;
 use crate::cli::environment::Environment;
@@ -72,6 +73,7 @@ pub(super) fn prepare(
         target: arguments.target.clone().filter(|target| !target.is_empty()),
         build_args,
         labels: values::labels(&arguments.labels)?,
+        contexts: contexts(&arguments.contexts)?,
         secrets: secrets(&arguments.secrets, environment)?,
         no_cache: arguments.no_cache,
         pull: arguments.pull,
@@ -231,6 +233,13 @@ fn build_args(
         .transpose()
         .map_err(|error| Failure::user(error.to_string()))?;
     Ok((build_args, epoch))
+}
+
+fn contexts(texts: &[String]) -> Result<BTreeMap<String, NamedContext>, Failure> {
+    texts
+        .iter()
+        .map(|text| values::named_context(text))
+        .collect()
 }
 
 fn secrets(texts: &[String], environment: &Environment) -> Result<Vec<SecretSource>, Failure> {

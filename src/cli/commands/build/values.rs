@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::build::{Output, SecretFrom, SecretSource};
+use crate::build::{NamedContext, Output, SecretFrom, SecretSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
@@ -94,6 +94,52 @@ fn other_type(kind: &str) -> Failure {
         }
         _ => "there is `--output type=oci,dest=FILE`; `--push` uploads to a registry",
     })
+}
+
+/// Reads one `--build-context`.
+pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failure> {
+    let usage =
+        "write NAME=docker-image://IMAGE, NAME=oci-layout://PATH or NAME=docker-archive://PATH";
+    let (name, source) = text
+        .split_once('=')
+        .filter(|(name, source)| !name.is_empty() && !source.is_empty())
+        .ok_or_else(|| {
+            Failure::user(format!("invalid value `{text}` for `--build-context`")).hint(usage)
+        })?;
+    let context = match source.split_once("://") {
+        Some(("docker-image", image)) => {
+            let reference = image
+                .parse()
+                .map_err(|error| Failure::user(format!("`--build-context {name}`: {error}")))?;
+            NamedContext::Image(reference)
+        }
+        Some(("oci-layout" | "oci-archive" | "docker-archive", path)) => layout(path),
+        _ => {
+            return Err(Failure::user(format!(
+                "`--build-context {name}`: rbuild does not support `{source}` yet"
+            ))
+            .hint(usage));
+        }
+    };
+    Ok((name.to_owned(), context))
+}
+
+/// `PATH[:TAG][@DIGEST]`. A path that exists as written is taken so.
+fn layout(text: &str) -> NamedContext {
+    let file = |path: &str, name: Option<&str>| NamedContext::File {
+        path: path.into(),
+        name: name.map(str::to_owned),
+    };
+    if std::path::Path::new(text).exists() {
+        return file(text, None);
+    }
+    if let Some((path, digest)) = text.split_once('@') {
+        return file(path, Some(digest));
+    }
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => file(path, Some(tag)),
+        _ => file(text, None),
+    }
 }
 
 /// Reads one `--secret`. A bare `id=ID` is the environment variable of that name where there is
