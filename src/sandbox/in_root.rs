@@ -74,6 +74,9 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], refuse_links: bool) -> Result<OwnedFd
                 return Err(Errno::LOOP);
             }
             let target = rustix::fs::readlinkat(&next, c"", Vec::new())?.into_bytes();
+            if is_magic(&next, &target)? {
+                return Err(Errno::LOOP);
+            }
             if target.starts_with(b"/") {
                 stack = vec![top()?];
             }
@@ -86,6 +89,14 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], refuse_links: bool) -> Result<OwnedFd
         }
     }
     stack.pop().ok_or(Errno::NOENT)
+}
+
+/// Whether a link is one of the kernel's that lead to an object and not to a path: those in
+/// `/proc` whose text is absolute or like `pipe:[1]`.
+fn is_magic(link: &OwnedFd, target: &[u8]) -> Result<bool, Errno> {
+    const PROC_MAGIC: u64 = 0x9fa0;
+    Ok((target.starts_with(b"/") || target.contains(&b':'))
+        && rustix::fs::fstatfs(link)?.f_type as u64 == PROC_MAGIC)
 }
 
 /// The components of a path, last one first.
@@ -206,6 +217,19 @@ mod tests {
                 walk(fd.as_fd(), path.as_bytes(), true).map(drop),
                 Err(Errno::LOOP)
             );
+        }
+    }
+
+    #[test]
+    fn links_of_the_kernel_lead_nowhere() {
+        let fd = rustix::fs::open("/proc", OFlags::PATH, Mode::empty()).unwrap();
+        for path in ["self/root", "self/cwd/x", "self/exe", "self/ns/mnt"] {
+            let path = path.as_bytes();
+            assert_eq!(open(fd.as_fd(), path).map(drop), Err(Errno::LOOP));
+            assert_eq!(walk(fd.as_fd(), path, false).map(drop), Err(Errno::LOOP));
+        }
+        for path in ["self/status", "mounts", "net/dev"] {
+            walk(fd.as_fd(), path.as_bytes(), false).unwrap();
         }
     }
 

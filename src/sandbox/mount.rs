@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
@@ -136,47 +136,93 @@ pub(super) fn attach_with(
     }
     match syscall::set_mount_attributes(mount, recursive, u64::from(attributes.bits())) {
         Ok(()) => attach(mount, target),
-        // Before Linux 5.12, and under container engines' filters of that time: a remount, for
-        // which the mount must be attached, and which reaches the topmost one only.
+        // Before Linux 5.12, and under container engines' filters of that time: remounts, for
+        // which the mount must be attached.
         Err(Errno::NOSYS | Errno::PERM) => {
             attach(mount, target)?;
-            remount(mount, attributes)
+            remount(descriptor_path(mount).as_str(), attributes)?;
+            if recursive {
+                for path in mounts_below(mount)? {
+                    remount(path.as_slice(), attributes)?;
+                }
+            }
+            Ok(())
         }
         Err(errno) => Err(errno),
     }
 }
 
-fn remount(mount: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), Errno> {
-    let mut flags = MountFlags::BIND;
-    let present = rustix::fs::fstatvfs(mount)?.f_flag;
-    // A remount replaces all flags, and may not drop those inherited from another user namespace.
-    for (attribute, state, flag) in [
+/// Adds attributes to one attached mount.
+fn remount(path: impl rustix::path::Arg + Copy, attributes: MountAttrFlags) -> Result<(), Errno> {
+    const FLAGS: [(MountAttrFlags, StatVfsMountFlags, MountFlags); 4] = [
         (
             MountAttrFlags::MOUNT_ATTR_RDONLY,
-            rustix::fs::StatVfsMountFlags::RDONLY,
+            StatVfsMountFlags::RDONLY,
             MountFlags::RDONLY,
         ),
         (
             MountAttrFlags::MOUNT_ATTR_NOSUID,
-            rustix::fs::StatVfsMountFlags::NOSUID,
+            StatVfsMountFlags::NOSUID,
             MountFlags::NOSUID,
         ),
         (
             MountAttrFlags::MOUNT_ATTR_NODEV,
-            rustix::fs::StatVfsMountFlags::NODEV,
+            StatVfsMountFlags::NODEV,
             MountFlags::NODEV,
         ),
         (
             MountAttrFlags::MOUNT_ATTR_NOEXEC,
-            rustix::fs::StatVfsMountFlags::NOEXEC,
+            StatVfsMountFlags::NOEXEC,
             MountFlags::NOEXEC,
         ),
-    ] {
+    ];
+    // A remount replaces all flags, and may not drop those inherited from another user namespace.
+    let present = rustix::fs::statvfs(path)?.f_flag;
+    let mut flags = MountFlags::BIND;
+    for (attribute, state, flag) in FLAGS {
         if attributes.contains(attribute) || present.contains(state) {
             flags |= flag;
         }
     }
-    rustix::mount::mount_remount(descriptor_path(mount), flags, c"")
+    rustix::mount::mount_remount(path, flags, c"")
+}
+
+/// The mount points below an attached mount, from the kernel's list.
+fn mounts_below(mount: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut prefix = rustix::fs::readlink(descriptor_path(mount), Vec::new())?.into_bytes();
+    prefix.push(b'/');
+    let list = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(list
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .map(unescape)
+        .filter(|path| path.starts_with(&prefix))
+        .collect())
+}
+
+/// The kernel writes blanks and backslashes in its list as `\040` and the like.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        match after {
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ] if first == b'\\' => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    out
 }
 
 /// A path that leads to exactly what the descriptor is.
@@ -352,6 +398,17 @@ pub(super) fn filesystem_type(path: &str) -> Result<u64, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_in_the_kernels_list_of_mounts_are_unescaped() {
+        for (written, path) in [
+            ("/plain", "/plain"),
+            ("/a\\040b\\134c\\011", "/a b\\c\t"),
+            ("/\\9\\04", "/\\9\\04"),
+        ] {
+            assert_eq!(unescape(written.as_bytes()), path.as_bytes());
+        }
+    }
 
     /// Both ways of mounting, in a mount namespace of the test's own thread.
     #[test]

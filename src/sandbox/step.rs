@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -262,7 +262,8 @@ fn executable(path: &str) -> Result<CString, Errno> {
     if FileType::from_raw_mode(metadata.st_mode).is_dir() {
         return Err(Errno::ISDIR);
     }
-    rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS)?;
+    // It asks for the real user, who is the effective one too by now.
+    rustix::fs::access(&*path, Access::EXEC_OK)?;
     Ok(path)
 }
 

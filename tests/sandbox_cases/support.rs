@@ -169,6 +169,12 @@ impl Fixture {
         }
     }
 
+    /// Whether `/proc` shows the sandbox's processes only. Where the host's is partly hidden, as
+    /// in a container, the kernel gives a user namespace no new one.
+    pub(crate) fn has_own_proc(&self) -> bool {
+        self.sh("read pid rest < /proc/self/stat; [ $pid = $$ ] && echo own || echo host") == "own"
+    }
+
     /// The output of a script that must succeed.
     #[track_caller]
     pub(crate) fn sh(&self, script: &str) -> String {
