@@ -1,0 +1,90 @@
+//! Why a RUN step failed.
+
+use std::io;
+
+use crate::layer::LayerError;
+use crate::layer::view::ViewError;
+use crate::sandbox::{LauncherError, SetupFailure};
+
+/// Why a RUN step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program ended with a code other than zero.
+    #[error("process \"{command}\" did not complete successfully: exit code: {code}")]
+    Exit {
+        /// The command line.
+        command: String,
+        /// Its exit code.
+        code: i32,
+    },
+    /// The program was ended by a signal.
+    #[error("process \"{command}\" did not complete successfully: killed by signal {signal}")]
+    Signal {
+        /// The command line.
+        command: String,
+        /// The signal.
+        signal: i32,
+    },
+    /// The program could not be started.
+    #[error("process \"{command}\" did not start: {message}")]
+    NotStarted {
+        /// The command line.
+        command: String,
+        /// The code that a shell would give.
+        code: i32,
+        /// Why.
+        message: String,
+    },
+    /// The sandbox could not be made.
+    #[error(transparent)]
+    Setup(#[from] SetupFailure),
+    /// Sandboxes can't be started any more.
+    #[error(transparent)]
+    Launcher(LauncherError),
+    /// There is no sandbox on this machine.
+    #[error("RUN needs a sandbox, and this machine gives none: {0}")]
+    NoSandbox(String),
+    /// A required secret that the build was not given.
+    #[error("secret {0}: not found")]
+    NoSecret(String),
+    /// A secret for an environment variable that is no text.
+    #[error("secret {0} can't be an environment variable: its value is not text")]
+    SecretIsNotText(String),
+    /// A mount's source that isn't there.
+    #[error("failed to mount `{mount}`: `{source_path}`: not found")]
+    NoSource {
+        /// The mount's target.
+        mount: String,
+        /// What it should have shown.
+        source_path: String,
+    },
+    /// A mount's target, or the working directory, that leads nowhere.
+    #[error("`{path}`: {source}")]
+    Path {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: ViewError,
+    },
+    /// The step's changes can't be read.
+    #[error("reading the step's changes: {0}")]
+    Changes(#[source] LayerError),
+    /// A file operation failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The build was stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+/// Turns a system error into one that says what was tried.
+pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Io { what, source }
+}

@@ -1,0 +1,332 @@
+//! RUN: a program in a sandbox on top of the parent's trees; its changes become a layer.
+//!
+//! The step's upper directory is a tree of the store from the start, so nothing is copied when it
+//! ends. The environment, the working directory and the user are the image's; the machine gives
+//! only its network, its name servers and its kernel. Secrets are memory that one step sees.
+
+mod error;
+mod mounts;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use self::error::RunError;
+use self::error::failed;
+use self::mounts::{Assembly, Prepared};
+use super::mount_points::{Kind, MountPoints, root_entry};
+use super::owner::{Accounts, ExecUser};
+use super::{Inputs, StepContext, StepError, StepResult};
+use crate::digest::{CacheKey, CacheKeyBuilder};
+use crate::graph::{MountKind, NetworkMode, Run};
+use crate::layer::view::{Found, View};
+use crate::layer::{apply, diff};
+use crate::sandbox::{
+    HostPath, Launcher, Network, Outcome, SandboxFiles, SandboxSpec, Security, Writable,
+    XattrNamespace,
+};
+use crate::snapshot::{Content, Snapshot};
+use crate::solver::events::{Event, LogStream, VertexId};
+use crate::store::{NewLayer, PendingTree};
+
+/// The name that steps see as theirs.
+const HOSTNAME: &str = "rbuild";
+/// Mount points that every step has.
+const STANDARD: [(&[u8], Kind); 5] = [
+    (b"dev", Kind::Directory),
+    (b"proc", Kind::Directory),
+    (b"sys", Kind::Directory),
+    (b"etc/resolv.conf", Kind::File),
+    (b"etc/hosts", Kind::File),
+];
+/// Where a heredoc that starts with `#!` is shown to its step.
+const SCRIPTS: &str = "/dev/pipes";
+
+impl StepContext {
+    pub(super) fn run(
+        &self,
+        run: &Run,
+        parent: &Snapshot,
+        inputs: &Inputs<'_>,
+        id: VertexId,
+    ) -> Result<StepResult, StepError> {
+        let prepared = self.prepare_mounts(run, inputs)?;
+        let key = run_key(run, parent, &prepared);
+        let _lock = self.store().lock(&key)?;
+        if let Some(result) = self.cached(&key, parent)? {
+            return Ok(result);
+        }
+        self.cancel.check()?;
+        let launcher = self
+            .launcher
+            .as_ref()
+            .map_err(|reason| RunError::NoSandbox(reason.clone()))?;
+        let view = self.view(parent)?;
+        let user = Accounts::new(view.passwd(), view.group()).exec_user(&run.user)?;
+        let mut assembly = self.assemble(run, &view, &user, &prepared)?;
+        let upper = self.store().new_tree(self.materializer.form())?;
+        prepare_upper(upper.path(), &view)?;
+        let spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
+        let outcome = self.start(launcher, spec, assembly.passed, id)?;
+        succeed(run, outcome)?;
+        self.commit(key, parent, &view, upper, &assembly.points)
+    }
+
+    fn spec(
+        &self,
+        run: &Run,
+        parent: &Snapshot,
+        view: &View,
+        user: &ExecUser,
+        upper: &PendingTree,
+        assembly: &mut Assembly,
+    ) -> Result<SandboxSpec, StepError> {
+        let mut lower: Vec<HostPath> = Vec::new();
+        if !assembly.points.is_empty() {
+            let tree = self.store().scratch()?;
+            let tar = assembly
+                .points
+                .tar(root_entry(view))
+                .map_err(RunError::Changes)?;
+            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
+            apply::extract(
+                tar.as_slice(),
+                directory.as_fd(),
+                self.materializer.form(),
+                view,
+            )
+            .map_err(RunError::Changes)?;
+            lower.push(HostPath::from(tree.path().to_owned()));
+            assembly.scratch.push(tree);
+        }
+        let trees = self.materializer.trees(parent)?;
+        lower.extend(trees.into_iter().rev().map(HostPath::from));
+        let work = self.store().scratch()?;
+        let spec = SandboxSpec {
+            lower,
+            writable: Writable {
+                upper: HostPath::from(upper.path().to_owned()),
+                work: HostPath::from(work.path().to_owned()),
+            },
+            xattr_namespace: match self.materializer.form().xattr_namespace {
+                crate::layer::form::XattrNamespace::Trusted => XattrNamespace::Trusted,
+                crate::layer::form::XattrNamespace::User => XattrNamespace::User,
+            },
+            mounts: std::mem::take(&mut assembly.mounts),
+            args: run.args.clone(),
+            env: std::mem::take(&mut assembly.env),
+            cwd: run.cwd.clone().into_bytes(),
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+            hostname: HOSTNAME.to_owned(),
+            network: match run.network {
+                NetworkMode::Host => Network::Host,
+                NetworkMode::None => Network::None,
+            },
+            security: Security::Sandbox,
+        };
+        assembly.scratch.push(work);
+        Ok(spec)
+    }
+
+    fn start(
+        &self,
+        launcher: &Launcher,
+        spec: SandboxSpec,
+        passed: Vec<OwnedFd>,
+        id: VertexId,
+    ) -> Result<Outcome, StepError> {
+        let (stdout, out_end) = pipe()?;
+        let (stderr, err_end) = pipe()?;
+        let running = Arc::new(
+            launcher
+                .run(
+                    spec,
+                    SandboxFiles {
+                        stdin: None,
+                        stdout: out_end,
+                        stderr: err_end,
+                        passed,
+                    },
+                )
+                .map_err(RunError::Launcher)?,
+        );
+        let killer = Arc::clone(&running);
+        let _on_cancel = self.cancel.on_cancel(move || killer.kill());
+        let readers = [
+            self.forward(stdout, LogStream::Stdout, id),
+            self.forward(stderr, LogStream::Stderr, id),
+        ];
+        let outcome = running.wait().map_err(RunError::Launcher)?;
+        for reader in readers {
+            // A reader can't fail: it ends with its pipe.
+            let _ = reader.join();
+        }
+        if self.cancel.is_canceled() {
+            return Err(StepError::Canceled);
+        }
+        Ok(outcome)
+    }
+
+    fn forward(&self, from: OwnedFd, stream: LogStream, id: VertexId) -> JoinHandle<()> {
+        let events = Arc::clone(&self.events);
+        std::thread::spawn(move || {
+            let mut from = File::from(from);
+            let mut buffer = vec![0; 1 << 14];
+            while let Ok(n) = from.read(&mut buffer) {
+                if n == 0 {
+                    break;
+                }
+                let bytes = buffer[..n].to_vec();
+                events.emit(Event::Log { id, stream, bytes });
+            }
+        })
+    }
+
+    fn commit(
+        &self,
+        key: CacheKey,
+        parent: &Snapshot,
+        view: &View,
+        upper: PendingTree,
+        points: &MountPoints,
+    ) -> Result<StepResult, StepError> {
+        let directory = File::open(upper.path()).map_err(failed("opening the step's changes"))?;
+        let layers = &parent.layers;
+        let lower = |found: &Found<'_>| -> io::Result<Box<dyn Read>> {
+            let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
+            let content = self
+                .materializer
+                .content(*layer)
+                .map_err(io::Error::other)?;
+            let inode = view.inode(*found).unwrap_or(*found);
+            open_content(&content, &inode)
+        };
+        let index = diff::index_tree(
+            directory.as_fd(),
+            self.materializer.form(),
+            view,
+            &|_, found| lower(found),
+        )
+        .map_err(RunError::Changes)?;
+        let index = points.prune(index);
+        let layer = self.store().create_layer(&NewLayer::default())?;
+        self.store().put_index(layer, &index)?;
+        upper.commit(layer)?;
+        self.finished(key, parent, layer)
+    }
+}
+
+fn open_content(content: &Content, found: &Found<'_>) -> io::Result<Box<dyn Read>> {
+    let reader: Box<dyn Read> = content.open(found.entry)?;
+    Ok(reader)
+}
+
+/// The key of everything that a step's result hangs on.
+fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
+    let mut key = CacheKeyBuilder::new("run");
+    key.key(&parent.key).number(run.args.len() as u64);
+    for arg in &run.args {
+        key.field(arg.as_bytes());
+    }
+    key.number(run.env.len() as u64);
+    for (name, value) in &run.env {
+        key.field(name.as_bytes()).field(value.as_bytes());
+    }
+    key.field(run.user.as_bytes()).field(run.cwd.as_bytes());
+    key.number(match run.network {
+        NetworkMode::Host => 0,
+        NetworkMode::None => 1,
+    });
+    if let Some(script) = &run.script {
+        key.field(script.name.as_bytes())
+            .field(script.content.as_bytes());
+    }
+    key.number(run.mounts.len() as u64);
+    for (mount, prepared) in run.mounts.iter().zip(prepared) {
+        key.field(mount.target.as_bytes());
+        match (&mount.kind, prepared) {
+            (MountKind::Bind { read_write, .. }, Prepared::Files(snapshot, path)) => {
+                key.number(0)
+                    .key(&snapshot.key)
+                    .field(path)
+                    .number(u64::from(*read_write));
+            }
+            (MountKind::Bind { .. }, Prepared::None) => {
+                key.number(1);
+            }
+            (MountKind::Cache { id, .. }, _) => {
+                key.number(2).field(id.as_bytes());
+            }
+            (MountKind::Tmpfs { size }, _) => {
+                key.number(3).number(size.unwrap_or(0));
+            }
+            (MountKind::Secret { id, .. }, _) => {
+                key.number(4).field(id.as_bytes());
+            }
+        }
+    }
+    key.finish()
+}
+
+fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
+    let mut env: Vec<String> = run
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let has = |name: &str| run.env.iter().any(|(n, _)| n == name);
+    for (name, value) in &run.proxy {
+        if !has(name) {
+            env.push(format!("{name}={value}"));
+        }
+    }
+    if !has("HOME") {
+        env.push(format!("HOME={}", user.home));
+    }
+    env
+}
+
+/// The root directory of an overlay mount has the attributes of its upper directory.
+fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
+    let root = root_entry(view);
+    let what = "preparing the step's root directory";
+    std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)).map_err(failed(what))?;
+    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode))
+        .map_err(failed(what))?;
+    let time = std::time::UNIX_EPOCH
+        + std::time::Duration::from_secs(u64::try_from(root.mtime).unwrap_or(0));
+    let directory = File::open(upper).map_err(failed(what))?;
+    directory.set_modified(time).map_err(failed(what))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), RunError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| failed("making a pipe")(error.into()))
+}
+
+fn succeed(run: &Run, outcome: Outcome) -> Result<(), RunError> {
+    let command = || run.args.join(" ");
+    match outcome {
+        Outcome::Exited { code: 0 } => Ok(()),
+        Outcome::Exited { code } => Err(RunError::Exit {
+            command: command(),
+            code,
+        }),
+        Outcome::Signaled { signal } => Err(RunError::Signal {
+            command: command(),
+            signal,
+        }),
+        Outcome::NotExecutable { code, message } => Err(RunError::NotStarted {
+            command: command(),
+            code,
+            message,
+        }),
+        Outcome::SetupFailed(failure) => Err(failure.into()),
+    }
+}

@@ -1,0 +1,381 @@
+//! What a step sees besides the image: its mounts, name servers, secrets, and the places for them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::{RunError, failed};
+use super::{HOSTNAME, SCRIPTS, STANDARD, environment};
+use crate::digest::CacheKeyBuilder;
+use crate::dockerfile::instruction::CacheSharing;
+use crate::graph::{Copy, CopySource, FileSystem, Mount, MountKind, Run};
+use crate::layer::view::View;
+use crate::sandbox::{HostPath, MountSource, SandboxMount, Writable};
+use crate::snapshot::Snapshot;
+use crate::step::mount_points::{Kind, MountPoints};
+use crate::step::owner::ExecUser;
+use crate::step::{Inputs, StepContext, StepError, copy, empty_snapshot};
+use crate::store::{Lock, Scratch};
+
+/// A mount's source, made ready before the key is known.
+pub(super) enum Prepared {
+    /// A snapshot, and the path in it.
+    Files(Snapshot, Vec<u8>),
+    /// Nothing needs to be made ready.
+    None,
+}
+
+/// A spec in the making, with what has to live until the step has ended.
+pub(super) struct Assembly {
+    pub(super) mounts: Vec<SandboxMount>,
+    pub(super) passed: Vec<OwnedFd>,
+    pub(super) env: Vec<String>,
+    pub(super) points: MountPoints,
+    pub(super) scratch: Vec<Scratch>,
+    pub(super) locks: Vec<Lock>,
+}
+
+impl StepContext {
+    /// Makes a snapshot of every bind mount's source. Files of the context are copied as COPY
+    /// would, so that a step sees neither ignored files nor the user's own ids.
+    pub(super) fn prepare_mounts(
+        &self,
+        run: &Run,
+        inputs: &Inputs<'_>,
+    ) -> Result<Vec<Prepared>, StepError> {
+        let mut prepared = Vec::with_capacity(run.mounts.len());
+        for mount in &run.mounts {
+            let MountKind::Bind { from, source, .. } = &mount.kind else {
+                prepared.push(Prepared::None);
+                continue;
+            };
+            let source_path = source.trim_start_matches('/').as_bytes().to_vec();
+            prepared.push(match from {
+                FileSystem::Scratch => Prepared::Files(empty_snapshot(), source_path),
+                FileSystem::Vertex(index) => {
+                    Prepared::Files(inputs.parent(Some(*index)), source_path)
+                }
+                FileSystem::Context => self.context_files(mount, source)?,
+            });
+        }
+        Ok(prepared)
+    }
+
+    fn context_files(&self, mount: &Mount, source: &str) -> Result<Prepared, StepError> {
+        let missing = || RunError::NoSource {
+            mount: mount.target.clone(),
+            source_path: source.to_owned(),
+        };
+        let tree = self.context.as_ref().ok_or_else(missing)?;
+        let path = source.trim_start_matches('/').as_bytes();
+        let node = tree
+            .lookup(path, true)
+            .map_err(copy::CopyError::Tree)?
+            .ok_or_else(missing)?;
+        let is_directory = node.entry.is_directory();
+        let copy = Copy {
+            from: FileSystem::Context,
+            sources: vec![CopySource::Path(source.to_owned())],
+            destination: if is_directory { "/" } else { "/file" }.to_owned(),
+            chown: None,
+            chmod: None,
+            unpack: false,
+            exclude: Vec::new(),
+            directory_time: None,
+        };
+        let result = self.copy(&copy, &empty_snapshot(), Some(tree))?;
+        let inside = if is_directory {
+            Vec::new()
+        } else {
+            b"file".to_vec()
+        };
+        Ok(Prepared::Files(result.snapshot, inside))
+    }
+
+    pub(super) fn assemble(
+        &self,
+        run: &Run,
+        view: &View,
+        user: &ExecUser,
+        prepared: &[Prepared],
+    ) -> Result<Assembly, StepError> {
+        let mut assembly = Assembly {
+            mounts: Vec::new(),
+            passed: Vec::new(),
+            env: environment(run, user),
+            points: MountPoints::default(),
+            scratch: Vec::new(),
+            locks: Vec::new(),
+        };
+        for (target, kind) in STANDARD {
+            assembly.point(view, target, kind)?;
+        }
+        assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
+        assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
+        let hosts =
+            format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
+        if let Some(script) = &run.script {
+            let path = format!("{SCRIPTS}/{}", script.name);
+            assembly.memory_file(&path, script.content.as_bytes(), 0o755, (0, 0))?;
+        }
+        for (mount, prepared) in run.mounts.iter().zip(prepared) {
+            self.mount(mount, prepared, view, &mut assembly)?;
+        }
+        Ok(assembly)
+    }
+
+    fn mount(
+        &self,
+        mount: &Mount,
+        prepared: &Prepared,
+        view: &View,
+        assembly: &mut Assembly,
+    ) -> Result<(), StepError> {
+        let target = mount.target.as_bytes();
+        match &mount.kind {
+            MountKind::Bind {
+                source, read_write, ..
+            } => {
+                let Prepared::Files(snapshot, path) = prepared else {
+                    return Ok(());
+                };
+                self.bind(mount, source, *read_write, snapshot, path, view, assembly)
+            }
+            MountKind::Cache { read_only, .. } => {
+                let folder = self.cache_folder(&mount.kind, assembly)?;
+                assembly.point(view, target, Kind::Directory)?;
+                let source = MountSource::Path {
+                    root: HostPath::from(folder),
+                    path: Vec::new(),
+                    recursive: false,
+                };
+                assembly.push(target, source, *read_only);
+                Ok(())
+            }
+            MountKind::Tmpfs { size } => {
+                assembly.point(view, target, Kind::Directory)?;
+                let source = MountSource::Tmpfs {
+                    size: *size,
+                    mode: 0o1777,
+                };
+                assembly.push(target, source, false);
+                Ok(())
+            }
+            MountKind::Secret {
+                id,
+                required,
+                mode,
+                uid,
+                gid,
+                env,
+                file,
+            } => {
+                let Some(value) = self.secrets.get(id) else {
+                    if *required {
+                        return Err(RunError::NoSecret(id.clone()).into());
+                    }
+                    return Ok(());
+                };
+                if let Some(name) = env {
+                    let text = std::str::from_utf8(value)
+                        .map_err(|_| RunError::SecretIsNotText(id.clone()))?;
+                    assembly.env.push(format!("{name}={text}"));
+                }
+                if *file {
+                    assembly.point(view, target, Kind::File)?;
+                    assembly.memory_file(&mount.target, value, *mode, (*uid, *gid))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, and a struct would only name them again"
+    )]
+    fn bind(
+        &self,
+        mount: &Mount,
+        source: &str,
+        read_write: bool,
+        snapshot: &Snapshot,
+        path: &[u8],
+        view: &View,
+        assembly: &mut Assembly,
+    ) -> Result<(), StepError> {
+        let shown = self.view(snapshot)?;
+        let resolved = shown.resolve(path, true).map_err(|error| RunError::Path {
+            path: source.to_owned(),
+            source: error,
+        })?;
+        let is_directory = match &resolved.found {
+            _ if resolved.path.is_empty() => true,
+            Some(found) => found.entry.is_directory(),
+            None => {
+                return Err(RunError::NoSource {
+                    mount: mount.target.clone(),
+                    source_path: source.to_owned(),
+                }
+                .into());
+            }
+        };
+        let kind = if is_directory {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
+        assembly.point(view, mount.target.as_bytes(), kind)?;
+        let mut lower: Vec<HostPath> = self
+            .materializer
+            .trees(snapshot)?
+            .into_iter()
+            .rev()
+            .map(HostPath::from)
+            .collect();
+        if lower.is_empty() {
+            let empty = self.store().scratch()?;
+            lower.push(HostPath::from(empty.path().to_owned()));
+            assembly.scratch.push(empty);
+        }
+        let writable = if read_write {
+            let folders = self.store().scratch()?;
+            let writable = writable_in(folders.path())?;
+            assembly.scratch.push(folders);
+            Some(writable)
+        } else {
+            None
+        };
+        let source = MountSource::Layers {
+            lower,
+            writable,
+            path: resolved.path.clone(),
+        };
+        assembly.push(mount.target.as_bytes(), source, !read_write);
+        Ok(())
+    }
+
+    /// The folder of a cache mount, by the hash of its id, locked as its sharing wants.
+    fn cache_folder(
+        &self,
+        kind: &MountKind,
+        assembly: &mut Assembly,
+    ) -> Result<PathBuf, StepError> {
+        let MountKind::Cache {
+            id,
+            sharing,
+            mode,
+            uid,
+            gid,
+            ..
+        } = kind
+        else {
+            return Err(RunError::Canceled.into());
+        };
+        let hash = |copy: u64| {
+            CacheKeyBuilder::new("cache mount")
+                .field(id.as_bytes())
+                .number(copy)
+                .finish()
+        };
+        let mut copy = 0;
+        match sharing {
+            CacheSharing::Shared => {}
+            CacheSharing::Locked => assembly.locks.push(self.store().lock(&hash(copy))?),
+            CacheSharing::Private => loop {
+                if let Some(lock) = self.store().try_lock(&hash(copy))? {
+                    assembly.locks.push(lock);
+                    break;
+                }
+                copy += 1;
+            },
+        }
+        let folder = self
+            .store()
+            .cache_mount(&hash(copy), self.materializer.form())?;
+        let what = "making a cache mount";
+        let is_empty = std::fs::read_dir(&folder)
+            .map_err(failed(what))?
+            .next()
+            .is_none();
+        if is_empty {
+            std::os::unix::fs::chown(&folder, Some(*uid), Some(*gid)).map_err(failed(what))?;
+            let permissions = std::fs::Permissions::from_mode(*mode);
+            std::fs::set_permissions(&folder, permissions).map_err(failed(what))?;
+        }
+        Ok(folder)
+    }
+}
+
+impl Assembly {
+    fn point(&mut self, view: &View, target: &[u8], kind: Kind) -> Result<(), RunError> {
+        let lies_in_dev = target.starts_with(b"/dev/") || target.starts_with(b"dev/");
+        if lies_in_dev {
+            return Ok(());
+        }
+        let added = self.points.add(view, target, kind);
+        added.map(drop).map_err(|source| RunError::Path {
+            path: String::from_utf8_lossy(target).into_owned(),
+            source,
+        })
+    }
+
+    fn push(&mut self, target: &[u8], source: MountSource, read_only: bool) {
+        self.mounts.push(SandboxMount {
+            target: target.to_vec(),
+            source,
+            read_only,
+        });
+    }
+
+    /// Shows `content` as a read-only file that no disk ever holds.
+    fn memory_file(
+        &mut self,
+        target: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), RunError> {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let memory = rustix::fs::memfd_create("file", flags)
+            .map_err(|error| failed("making a file in memory")(error.into()))?;
+        let mut memory = File::from(memory);
+        memory
+            .write_all(content)
+            .map_err(failed("making a file in memory"))?;
+        io::Seek::rewind(&mut memory).map_err(failed("making a file in memory"))?;
+        let source = MountSource::File {
+            index: self.passed.len(),
+            mode,
+            uid: owner.0,
+            gid: owner.1,
+        };
+        self.passed.push(memory.into());
+        self.push(target.as_bytes(), source, true);
+        Ok(())
+    }
+}
+
+/// The machine's name servers, as they are.
+fn resolv_conf() -> Result<Vec<u8>, RunError> {
+    match std::fs::read("/etc/resolv.conf") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(failed("reading /etc/resolv.conf")),
+    }
+}
+
+fn writable_in(folder: &Path) -> Result<Writable, RunError> {
+    let (upper, work) = (folder.join("upper"), folder.join("work"));
+    for path in [&upper, &work] {
+        std::fs::create_dir(path).map_err(failed("making room for a mount's writes"))?;
+    }
+    std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(0o755))
+        .map_err(failed("making room for a mount's writes"))?;
+    Ok(Writable {
+        upper: HostPath::from(upper),
+        work: HostPath::from(work),
+    })
+}
