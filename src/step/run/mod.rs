@@ -56,7 +56,11 @@ impl StepContext {
     ) -> Result<StepResult, StepError> {
         let prepared = self.prepare_mounts(run, inputs)?;
         let key = run_key(run, parent, &prepared);
-        let _lock = self.store().lock(&key)?;
+        // With --no-cache a step is nobody else's: it neither waits for the same one nor takes it.
+        let _lock = match self.no_cache {
+            true => None,
+            false => Some(self.store().lock(&key)?),
+        };
         if let Some(result) = self.cached(&key, parent)? {
             return Ok(result);
         }
