@@ -49,12 +49,12 @@ const GO_SERVERS: [(&str, &str, fn(&Tree)); 5] = [
 /// Builds the Go servers, pushes them, has skopeo and umoci read them, and containerd start them.
 fn serve(user: &User) {
     let registry = Registry::start();
-    let containerd = Containerd::start();
     let rbuild = Rbuild::new(user);
+    let name = |file: &str| file.replace(".Dockerfile", "").replace('.', "-") + ":v1";
     for (file, program, check) in GO_SERVERS {
         println!("{file} as {user:?}");
         let project = Project::copy_of("testdata/go-hello").dockerfile(&dockerfile(file));
-        let name = file.replace(".Dockerfile", "").replace('.', "-") + ":v1";
+        let name = name(file);
         rbuild
             .build(&project)
             .tag(registry.name(&name))
@@ -72,12 +72,15 @@ fn serve(user: &User) {
         assert_eq!(tree.get(program).mode & 0o111, 0o111);
         check(&tree);
 
-        let answer = containerd.answer(&registry, &name, "http://127.0.0.1:8080/");
-        assert_eq!(answer, "Hello, World!");
-
         // Built again, nothing runs.
         let log = rbuild.build(&project).ok();
         assert_eq!(log.ran(), [""; 0]);
+    }
+    let containerd = Containerd::start();
+    for (file, ..) in GO_SERVERS {
+        println!("{file} as {user:?}, started");
+        let answer = containerd.answer(&registry, &name(file), "http://127.0.0.1:8080/");
+        assert_eq!(answer, "Hello, World!");
     }
 }
 
