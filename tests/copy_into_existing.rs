@@ -189,7 +189,7 @@ fn a_folder_never_takes_the_place_of_something_else() {
                     "FROM busybox\nRUN ln -s usr/bin /link && mkdir -p /srv/taken\n{line}\n"
                 ))
                 .fails()
-                .says(&[message, "Dockerfile:3"]);
+                .says(&[message, ":3:1"]);
         }
     });
 }

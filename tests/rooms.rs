@@ -215,7 +215,7 @@ fn every_test_file_belongs_to_a_test() {
         };
         assert!(
             main.contains(&format!("\nmod {module};"))
-                || package.contains(&format!("path = \"tests/{name}\"")),
+                || package.contains(&format!("[[test]]\nname = \"{module}\"")),
             "tests/{name} is neither a module of tests/main.rs nor a test in Cargo.toml"
         );
     }

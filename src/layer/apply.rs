@@ -12,13 +12,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::assembly::{Assembly, Before, Placed};
-use super::entry::{Entry, EntryKind, compare_paths, display_path, split_path};
+use super::entry::{Entry, EntryKind, compare_paths, display_path, join_path, split_path};
 use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
@@ -61,8 +63,7 @@ pub enum ExtractError {
     },
 }
 
-/// Extracts the layer `tar` into the empty directory `tree`, whose descriptor must be open for
-/// reading, for mounts of the form `form`. `below` are the layers under it: directories that the
+/// Extracts the layer `tar` into the empty directory `tree`, for mounts of the form `form`. `below` are the layers under it: directories that the
 /// layer uses without having them take their attributes from there. Reads the stream to its end
 /// and gives its index, as [`super::tar_reader::read_index`] does.
 ///
@@ -84,7 +85,10 @@ fn extract_layer(
     form: &Form,
     below: &View,
 ) -> Result<Index, ExtractError> {
-    let mut extraction = Extraction::new(tree, form)?;
+    let reopened = Descent::new(tree)
+        .reopen()
+        .map_err(|error| io_error("open", b"", error))?;
+    let mut extraction = Extraction::new(reopened.as_fd(), form)?;
     let mut reader = TarReader::new(tar);
     let mut assembly = Assembly::default();
     while let Some(entry) = reader.next_entry()? {
@@ -123,6 +127,8 @@ struct Extraction<'a> {
     descent: Descent<'a>,
     /// A second one for the targets of hard links, so that the first keeps its place.
     targets: Descent<'a>,
+    /// The inode that whiteouts share, once there is one.
+    whiteout: Option<OwnedFd>,
 }
 
 /// How files are made here.
@@ -156,6 +162,7 @@ impl<'a> Extraction<'a> {
             },
             descent: Descent::new(tree),
             targets: Descent::new(tree),
+            whiteout: None,
         })
     }
 
@@ -225,36 +232,77 @@ impl<'a> Extraction<'a> {
         implied: Vec<Vec<u8>>,
         below: &View,
     ) -> Result<(), ExtractError> {
-        let failed = |path: &[u8], error| io_error("make the whiteout of", path, error);
-        let mut first: Option<OwnedFd> = None;
-        for entry in index.entries.iter().filter(|entry| entry.is_whiteout()) {
-            let (parent, name) = split_path(&entry.path);
-            let directory = self
-                .descent
-                .go_to(parent, Missing::Create)
-                .map_err(|error| failed(&entry.path, error))?;
-            make_whiteout(directory, name, &mut first)
-                .map_err(|error| failed(&entry.path, error))?;
+        for entry in &index.entries {
+            match entry.kind {
+                EntryKind::Whiteout => self.make_whiteout(&entry.path)?,
+                EntryKind::Directory { opaque: true } => {
+                    self.make_opaque(&entry.path, index, below)?
+                }
+                _ => {}
+            }
         }
-        // Directories implied by other layers' rules but never made: those of whiteouts only.
         let mut directories: Vec<Entry> = implied
             .into_iter()
             .filter(|path| index.get(path).is_none())
             .chain(index.get(b"").is_none().then(Vec::new))
             .map(|path| attributes_from(below, path))
             .collect();
-        directories.extend(
-            index
-                .entries
-                .iter()
-                .filter(|entry| entry.is_directory())
-                .cloned(),
-        );
+        let own = index.entries.iter().filter(|entry| entry.is_directory());
+        directories.extend(own.cloned());
         directories.sort_by(|a, b| compare_paths(&b.path, &a.path));
         for entry in &directories {
             self.finish_directory(entry)?;
         }
         Ok(())
+    }
+
+    /// Makes a whiteout: a character device 0/0, which an unprivileged user may make since Linux
+    /// 5.8. All whiteouts of a tree are one inode as far as the file system allows.
+    fn make_whiteout(&mut self, path: &[u8]) -> Result<(), ExtractError> {
+        let failed = |error: io::Error| io_error("make the whiteout of", path, error);
+        let (parent, name) = split_path(path);
+        let directory = self
+            .descent
+            .go_to(parent, Missing::Create)
+            .map_err(failed)?;
+        if let Some(whiteout) = &self.whiteout {
+            // The only way to link a descriptor without further privileges.
+            let from = format!("/proc/self/fd/{}", whiteout.as_raw_fd());
+            let flags = AtFlags::SYMLINK_FOLLOW;
+            if rustix::fs::linkat(rustix::fs::CWD, from, directory, name, flags).is_ok() {
+                return Ok(());
+            }
+            // Too many names for one inode, or no links here at all: another inode, then.
+        }
+        rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)
+            .map_err(|error| failed(error.into()))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.whiteout = rustix::fs::openat(directory, name, flags, Mode::empty()).ok();
+        Ok(())
+    }
+
+    /// Marks a directory as opaque; on a file system without attributes (tmpfs before Linux 6.6),
+    /// removes one by one what the layers below have in it.
+    fn make_opaque(
+        &mut self,
+        path: &[u8],
+        index: &Index,
+        below: &View,
+    ) -> Result<(), ExtractError> {
+        let failed = |error: io::Error| io_error("mark as opaque", path, error);
+        self.descent.go_to(path, Missing::Create).map_err(failed)?;
+        let fd = self.descent.reopen().map_err(failed)?;
+        let name = self.rules.form.xattr_namespace.opaque();
+        match rustix::fs::fsetxattr(&fd, name, b"y", XattrFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOTSUP) => below
+                .children(path)
+                .into_iter()
+                .map(|(name, _)| join_path(path, &name))
+                .filter(|child| index.get(child).is_none() && index.inside(child).is_empty())
+                .try_for_each(|child| self.make_whiteout(&child)),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     fn finish_directory(&mut self, entry: &Entry) -> Result<(), ExtractError> {
@@ -275,11 +323,6 @@ impl<'a> Extraction<'a> {
             rustix::fs::fchown(fd, Some(uid), Some(gid))
         })?;
         set_xattrs(entry, Target::Open(fd))?;
-        if entry.kind == (EntryKind::Directory { opaque: true }) {
-            let name = self.rules.form.xattr_namespace.opaque();
-            rustix::fs::fsetxattr(fd, name, b"y", rustix::fs::XattrFlags::empty())
-                .map_err(|error| io_error("mark as opaque", &entry.path, error))?;
-        }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
             .map_err(|error| failed(error.into()))?;
         rustix::fs::futimens(fd, &times(entry)).map_err(|error| failed(error.into()))
@@ -437,10 +480,13 @@ impl Owner {
                 .map(|()| true)
                 .map_err(|error| io_error("set the owner of", &entry.path, error)),
             Self::Overridden(value) => {
+                let failed = |error| io_error("note the owner of", &entry.path, error);
+                let set = target.set(OVERRIDE_STAT, value).map_err(failed)?;
                 // Links and special files can't carry the attribute; the index knows their owner.
-                let set = target.set(OVERRIDE_STAT, value);
-                set.map(|_| false)
-                    .map_err(|error| io_error("note the owner of", &entry.path, error))
+                if !set && (entry.is_file() || entry.is_directory()) {
+                    return Err(failed(Errno::NOTSUP.into()));
+                }
+                Ok(false)
             }
         }
     }
@@ -460,34 +506,6 @@ fn set_xattrs(entry: &Entry, target: Target<'_>) -> Result<(), ExtractError> {
             );
         }
     }
-    Ok(())
-}
-
-/// Makes a whiteout: a character device 0/0, which an unprivileged user may make since Linux 5.8.
-/// All whiteouts of a tree are one inode as far as the file system allows.
-fn make_whiteout(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    first: &mut Option<OwnedFd>,
-) -> io::Result<()> {
-    if let Some(fd) = first {
-        // The only way to link a descriptor without further privileges.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-        let link = rustix::fs::linkat(
-            rustix::fs::CWD,
-            path,
-            directory,
-            name,
-            AtFlags::SYMLINK_FOLLOW,
-        );
-        if link.is_ok() {
-            return Ok(());
-        }
-        // Too many names for one inode, or no links here at all: another inode, then.
-    }
-    rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)?;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    *first = rustix::fs::openat(directory, name, flags, Mode::empty()).ok();
     Ok(())
 }
 

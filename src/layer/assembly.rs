@@ -145,7 +145,7 @@ impl Assembly {
         })
     }
 
-    /// Adds a whiteout of `path`; gives its path after following links of the layer.
+    /// Adds a whiteout of `path`, whose directory may be below links of the layer.
     pub(super) fn whiteout(&mut self, path: &[u8]) -> Result<(), AssemblyError> {
         let (parent, name) = split_path(path);
         let path = join_path(&self.directory(parent, path)?, name);
@@ -262,21 +262,19 @@ impl Assembly {
         self.last_parent = None;
         self.nodes.remove(at);
         let inside = [at, &[0]].concat();
-        loop {
-            let next = self
-                .nodes
-                .range(inside.clone()..)
-                .next()
-                .map(|(at, _)| at.clone());
-            match next.filter(|next| next.starts_with(&inside)) {
-                Some(next) => self.nodes.remove(&next),
-                None => break,
-            };
+        while let Some((next, _)) = self.nodes.range(inside.clone()..).next()
+            && next.starts_with(&inside)
+        {
+            let next = next.clone();
+            self.nodes.remove(&next);
         }
         // Markers of the directory that goes go with it.
-        self.opaque
-            .retain(|marker| marker != at && !marker.starts_with(&inside));
-        self.whiteouts.retain(|marker| !marker.starts_with(&inside));
+        self.opaque.remove(at);
+        for markers in [&mut self.opaque, &mut self.whiteouts] {
+            while let Some(marker) = first_inside(markers, &inside) {
+                markers.remove(&marker);
+            }
+        }
     }
 
     /// Where the directory `path` leads, made as implied directories where nothing is.
@@ -339,6 +337,12 @@ impl Assembly {
         }
         Ok(at)
     }
+}
+
+/// The first key that starts with `prefix`.
+fn first_inside(keys: &BTreeSet<Key>, prefix: &[u8]) -> Option<Key> {
+    let first = keys.range(prefix.to_vec()..).next();
+    first.filter(|key| key.starts_with(prefix)).cloned()
 }
 
 fn path_of(at: &[u8]) -> Vec<u8> {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
@@ -20,7 +20,7 @@ use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
 use super::override_stat::OverrideStat;
-use super::tar_writer::{TarWriter, inline_slot};
+use super::tar_writer::{TarWriter, check_entry, inline_slot};
 use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
 use crate::fs::FsError;
@@ -61,17 +61,19 @@ pub enum DiffError {
 /// hard link that of the file it names).
 pub type LowerContent<'a> = dyn Fn(&[u8], &Found<'_>) -> io::Result<Box<dyn Read>> + 'a;
 
-/// The index of what the upper directory `tree` changes in the view `below`. `tree` must be open
-/// for reading. The root directory is in it only when its owner, mode or attributes differ.
+/// The index of what the upper directory `tree` changes in the view `below`. The root directory is in it only when its owner, mode or attributes differ.
 ///
 /// # Errors
-/// When the tree or a lower file can't be read, or the tree comes from another kind of mount.
+/// When the tree or a lower file can't be read, the tree comes from another kind of mount, or holds
+/// what no layer can: a name that starts with `.wh.`, an attribute with `=` in its name.
 pub fn index_tree(
     tree: BorrowedFd<'_>,
     form: &Form,
     below: &View,
     lower_content: &LowerContent<'_>,
 ) -> Result<Index, LayerError> {
+    let tree = reopen(tree).map_err(DiffError::from)?;
+    let tree = tree.as_fd();
     let mut scan = Scan {
         form,
         below,
@@ -84,6 +86,10 @@ pub fn index_tree(
     walk::<DiffError>(tree, &mut |visited| scan.visit(&visited))?;
     scan.leave_directories(None);
     let mut index = scan.finish();
+    // Now rather than when the layer is written: the step that made it is still known.
+    for entry in &index.entries {
+        check_entry(entry)?;
+    }
     read_inline_files(tree, &mut index)?;
     Ok(index)
 }
@@ -184,26 +190,12 @@ impl Scan<'_> {
             .then(|| self.below.get(visited.path))
             .flatten();
         let stat = visited.stat;
-        let kind = match file_type(stat) {
-            FileType::CharacterDevice if stat.st_rdev == 0 => {
-                if found.is_some() && parent.names.is_none() {
-                    self.push_whiteout(visited.path.to_vec());
-                }
-                return Ok(Descend::Skip);
+        let Some(kind) = kind_of(stat) else {
+            // A whiteout of what was there; in an opaque directory every missing name is one.
+            if found.is_some() && parent.names.is_none() {
+                self.push_whiteout(visited.path.to_vec());
             }
-            FileType::RegularFile => EntryKind::File,
-            FileType::Directory => EntryKind::Directory { opaque: false },
-            FileType::Symlink => EntryKind::Symlink,
-            FileType::CharacterDevice => EntryKind::CharDevice,
-            FileType::BlockDevice => EntryKind::BlockDevice,
-            FileType::Fifo => EntryKind::Fifo,
-            // Layers hold no sockets. One in place of a lower file is that file's deletion.
-            _ => {
-                if found.is_some() && parent.names.is_none() {
-                    self.push_whiteout(visited.path.to_vec());
-                }
-                return Ok(Descend::Skip);
-            }
+            return Ok(Descend::Skip);
         };
         if let Some(names) = &mut parent.names {
             names.insert(visited.name.to_vec());
@@ -229,19 +221,21 @@ impl Scan<'_> {
             Some(found) => !self.is_same(&entry, found, visited)?,
             None => true,
         };
+        self.push_file(entry, changed, stat);
+        Ok(Descend::Skip)
+    }
+
+    fn push_file(&mut self, entry: Entry, changed: bool, stat: &Stat) {
         let inode = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         if let Some(inode) = inode {
-            self.inodes
-                .entry(inode)
-                .or_default()
-                .push(self.candidates.len());
+            let names = self.inodes.entry(inode).or_default();
+            names.push(self.candidates.len());
         }
         self.candidates.push(Candidate {
             entry,
             changed,
             inode,
         });
-        Ok(Descend::Skip)
     }
 
     fn push_whiteout(&mut self, path: Vec<u8>) {
@@ -428,6 +422,28 @@ impl Scan<'_> {
             ..Index::default()
         }
     }
+}
+
+/// Opens a directory for reading that may be open as a path only.
+fn reopen(directory: BorrowedFd<'_>) -> Result<OwnedFd, FsError> {
+    Descent::new(directory)
+        .reopen()
+        .map_err(|error| FsError::new("open", b"", error))
+}
+
+/// What a file of the tree is in a layer; `None` for what stands for a deletion: a whiteout, and a
+/// socket, which no layer holds.
+fn kind_of(stat: &Stat) -> Option<EntryKind> {
+    Some(match file_type(stat) {
+        FileType::CharacterDevice if stat.st_rdev == 0 => return None,
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory { opaque: false },
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::CharacterDevice => EntryKind::CharDevice,
+        FileType::BlockDevice => EntryKind::BlockDevice,
+        FileType::Fifo => EntryKind::Fifo,
+        _ => return None,
+    })
 }
 
 /// How much of two files is compared at once.

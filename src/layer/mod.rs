@@ -22,6 +22,7 @@ pub mod form;
 pub mod index;
 mod override_stat;
 mod tar_header;
+mod tar_member;
 pub mod tar_reader;
 pub mod tar_writer;
 #[cfg(test)]

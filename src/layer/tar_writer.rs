@@ -161,7 +161,8 @@ impl<W: Write> TarWriter<W> {
         mut entry: Entry,
         content: Option<&mut dyn Read>,
     ) -> Result<(), TarWriteError> {
-        self.check(&entry)?;
+        check_entry(&entry)?;
+        self.check_place(&entry)?;
         if let (EntryKind::HardLink, Some(target)) = (entry.kind, self.index.get(&entry.link)) {
             // One inode: readers that set a link's attributes set its file's.
             entry = Entry {
@@ -190,22 +191,9 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    fn check(&self, entry: &Entry) -> Result<(), TarWriteError> {
+    /// What depends on the entries before.
+    fn check_place(&self, entry: &Entry) -> Result<(), TarWriteError> {
         let shown = || display_path(&entry.path);
-        if !is_canonical(&entry.path) || (entry.path.is_empty() && !entry.is_directory()) {
-            return Err(TarWriteError::InvalidPath(shown()));
-        }
-        let depth = 1 + entry.path.iter().filter(|&&b| b == b'/').count();
-        if entry.path.len() > PATH_LIMIT || depth > DEPTH_LIMIT {
-            return Err(TarWriteError::PathTooLong(shown()));
-        }
-        if entry
-            .path
-            .split(|&b| b == b'/')
-            .any(|name| name.starts_with(WHITEOUT_PREFIX))
-        {
-            return Err(TarWriteError::ReservedName(shown()));
-        }
         if let Some(before) = self.index.entries.last() {
             if compare_paths(&before.path, &entry.path).is_ge() {
                 return Err(TarWriteError::NotSorted {
@@ -221,27 +209,11 @@ impl<W: Write> TarWriter<W> {
                 });
             }
         }
-        match entry.kind {
-            EntryKind::Symlink if entry.link.is_empty() || entry.link.contains(&0) => {
-                return Err(TarWriteError::InvalidLink(shown()));
-            }
-            EntryKind::HardLink if !self.can_link_to(&entry.link) => {
-                return Err(TarWriteError::LinkTarget {
-                    path: shown(),
-                    target: display_path(&entry.link),
-                });
-            }
-            EntryKind::CharDevice | EntryKind::BlockDevice
-                if entry.device.0 >> 21 != 0 || entry.device.1 >> 21 != 0 =>
-            {
-                return Err(TarWriteError::DeviceNumber(shown()));
-            }
-            _ => {}
-        }
-        let is_bad_name =
-            |name: &Vec<u8>| name.is_empty() || name.contains(&b'=') || name.contains(&0);
-        if entry.xattrs.keys().any(is_bad_name) {
-            return Err(TarWriteError::XattrName { path: shown() });
+        if entry.kind == EntryKind::HardLink && !self.can_link_to(&entry.link) {
+            return Err(TarWriteError::LinkTarget {
+                path: shown(),
+                target: display_path(&entry.link),
+            });
         }
         Ok(())
     }
@@ -389,6 +361,49 @@ impl<W: Write> TarWriter<W> {
         self.filled = 0;
         Ok(())
     }
+}
+
+/// Whether a layer can hold this entry at all, wherever in the stream.
+///
+/// # Errors
+/// When its path, link, device or attributes can't be written so that others read them.
+pub(super) fn check_entry(entry: &Entry) -> Result<(), TarWriteError> {
+    let shown = || display_path(&entry.path);
+    if !is_canonical(&entry.path) || (entry.path.is_empty() && !entry.is_directory()) {
+        return Err(TarWriteError::InvalidPath(shown()));
+    }
+    let depth = 1 + entry.path.iter().filter(|&&b| b == b'/').count();
+    if entry.path.len() > PATH_LIMIT || depth > DEPTH_LIMIT {
+        return Err(TarWriteError::PathTooLong(shown()));
+    }
+    let mut names = entry.path.split(|&b| b == b'/');
+    if names.any(|name| name.starts_with(WHITEOUT_PREFIX)) {
+        return Err(TarWriteError::ReservedName(shown()));
+    }
+    match entry.kind {
+        EntryKind::Symlink if entry.link.is_empty() || entry.link.contains(&0) => {
+            return Err(TarWriteError::InvalidLink(shown()));
+        }
+        EntryKind::CharDevice | EntryKind::BlockDevice
+            if entry.device.0 >> 21 != 0 || entry.device.1 >> 21 != 0 =>
+        {
+            return Err(TarWriteError::DeviceNumber(shown()));
+        }
+        _ => {}
+    }
+    let is_bad_name = |name: &Vec<u8>| name.is_empty() || name.contains(&b'=') || name.contains(&0);
+    if entry.xattrs.keys().any(is_bad_name) {
+        return Err(TarWriteError::XattrName { path: shown() });
+    }
+    let xattr_bytes: usize = entry
+        .xattrs
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if xattr_bytes as u64 > PAX_LIMIT {
+        return Err(TarWriteError::TooMuchMetadata(shown()));
+    }
+    Ok(())
 }
 
 /// The field of the index that keeps the content of this path.

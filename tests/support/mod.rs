@@ -30,7 +30,7 @@ pub(crate) use rbuild::Rbuild;
 pub(crate) use readers::{Containerd, podman_tree, umoci_tree};
 pub(crate) use registry::{Registry, base_image_mirror};
 pub(crate) use tree::{Tree, assert_lines, dedent};
-pub(crate) use user::{User, each_user};
+pub(crate) use user::{User, as_other_user, each_user};
 
 use std::path::PathBuf;
 

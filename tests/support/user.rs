@@ -34,13 +34,18 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn each_user(case: impl Fn(&User)) {
     case(&User::Caller);
     if is_root() {
-        match test_user() {
-            Some(user) => case(&user),
-            None => skip(
-                "not tried as an unprivileged user: make one with a range in /etc/subuid and \
-                 /etc/subgid and name it in RBUILD_TEST_USER",
-            ),
-        }
+        as_other_user(case);
+    }
+}
+
+/// Runs a case as the unprivileged user, or says why not.
+pub(crate) fn as_other_user(case: impl FnOnce(&User)) {
+    match test_user() {
+        Some(user) => case(&user),
+        None => skip(
+            "not tried as an unprivileged user: make one with a range in /etc/subuid and \
+             /etc/subgid and name it in RBUILD_TEST_USER",
+        ),
     }
 }
 

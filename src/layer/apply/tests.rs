@@ -246,6 +246,39 @@ fn whiteouts_are_devices_of_one_inode_and_opaque_directories_are_marked() {
 }
 
 #[test]
+fn without_attributes_an_opaque_directory_has_whiteouts() {
+    let tree = Tree::new();
+    let path = tree.path("");
+    let flags = rustix::mount::MountFlags::empty();
+    let options: Option<&std::ffi::CStr> = None;
+    if let Err(error) = rustix::mount::mount("ramfs", &path, "ramfs", flags, options) {
+        println!("skipped: ramfs can't be mounted here: {error}");
+        return;
+    }
+    let below = Layer {
+        entries: ["d", "d/a", "d/b", "d/c", "d/c/x"]
+            .map(|path| entry(path, EntryKind::Directory { opaque: false }))
+            .into(),
+        ..Layer::default()
+    };
+    let below = View::new(vec![Arc::new(below.tar().1)]);
+    let tar = layer(vec![
+        entry("d", EntryKind::Directory { opaque: true }),
+        entry("d/b", EntryKind::File),
+    ]);
+    let folder = File::open(&path).unwrap();
+    let result = extract(tar.as_slice(), folder.as_fd(), &own_form(), &below);
+    let is_whiteout = ["a", "b", "c"].map(|name| {
+        let stat = std::fs::symlink_metadata(path.join("d").join(name)).unwrap();
+        stat.file_type().is_char_device() && stat.rdev() == 0
+    });
+    drop(folder);
+    rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).unwrap();
+    result.unwrap();
+    assert_eq!(is_whiteout, [true, false, true]);
+}
+
+#[test]
 fn directories_that_the_layer_lacks_are_as_below() {
     let (uid, gid) = own_ids();
     let directory = |path: &str, mode, mtime| Entry {

@@ -74,7 +74,13 @@ impl<W: Write> GzipWriter<W> {
     /// When writing fails.
     pub fn finish(mut self) -> io::Result<W> {
         if self.block.len() > self.dictionary_length {
-            self.dispatch()?;
+            if self.workers.is_some() {
+                self.dispatch()?;
+            } else {
+                // One block, and nobody to share it with.
+                let piece = compress(self.level, &[], &self.block)?;
+                self.write_piece(&piece)?;
+            }
         }
         while let Some(piece) = self
             .workers

@@ -373,6 +373,20 @@ fn an_upper_directory_made_by_hand_is_understood() {
 }
 
 #[test]
+fn names_that_readers_take_for_deletions_are_refused() {
+    let upper = Tree::new();
+    std::fs::create_dir(upper.path("dir")).unwrap();
+    std::fs::write(upper.path("dir/.wh.x"), "").unwrap();
+    let error = index_tree(upper.fd(), &own_form(), &View::default(), &no_lower).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("`/dir/.wh.x` can't be in a layer"),
+        "{error}"
+    );
+}
+
+#[test]
 fn markers_of_the_other_namespace_mean_nothing() {
     let upper = Tree::new();
     std::fs::create_dir(upper.path("dir")).unwrap();

@@ -1,5 +1,7 @@
 use super::*;
+use crate::layer::entry::EntryKind;
 use crate::layer::error::LayerError;
+use crate::layer::tar_member::parse_time;
 use crate::layer::testing::{Raw, own_ids, raw, raw_tar};
 use crate::layer::view::View;
 
