@@ -68,8 +68,7 @@ impl Fetcher {
         let descriptor = Descriptor::new(&blob.media_type, blob.digest, blob.size);
         let item = blob.digest.to_string();
         let total = Some(blob.size);
-        let progress: Progress =
-            Arc::new(move |current| activity.progress(&item, current, total));
+        let progress: Progress = Arc::new(move |current| activity.progress(&item, current, total));
         let mut sink = WriteSink(self.store.ingest()?);
         self.client
             .blob(&blob.repository, &descriptor, &mut sink, Some(&progress))

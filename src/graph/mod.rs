@@ -140,6 +140,8 @@ pub enum MountKind {
     Cache {
         /// Its name.
         id: String,
+        /// What a new one begins with: files of another file system, and where in it.
+        from: Option<(FileSystem, String)>,
         /// How steps share it.
         sharing: CacheSharing,
         /// No writes.
@@ -287,8 +289,9 @@ impl Graph {
             Operation::Run(run) => run
                 .mounts
                 .iter()
-                .filter_map(|mount| match mount.kind {
-                    MountKind::Bind { from, .. } => Some(from),
+                .filter_map(|mount| match &mount.kind {
+                    MountKind::Bind { from, .. } => Some(*from),
+                    MountKind::Cache { from, .. } => from.as_ref().map(|(from, _)| *from),
                     _ => None,
                 })
                 .collect(),

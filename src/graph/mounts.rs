@@ -33,18 +33,10 @@ pub(super) fn lower(
         instruction::MountKind::Bind {
             source, read_write, ..
         } => MountKind::Bind {
-            from: bind_source(lowering, index, written, span)?,
+            from: source_of(lowering, index, written, span)?,
             source: absolute("/", source.as_deref().unwrap_or_default()),
             read_write,
         },
-        instruction::MountKind::Cache { from: Some(_), .. } => {
-            return Err(absent(span, "a cache mount with `from=`"));
-        }
-        instruction::MountKind::Cache {
-            source: Some(_), ..
-        } => {
-            return Err(absent(span, "a cache mount with `source=`"));
-        }
         instruction::MountKind::Cache {
             id,
             sharing,
@@ -52,8 +44,13 @@ pub(super) fn lower(
             mode,
             uid,
             gid,
+            source,
             ..
         } => MountKind::Cache {
+            from: match source_of(lowering, index, written, span)? {
+                FileSystem::Context => None,
+                from => Some((from, absolute("/", source.as_deref().unwrap_or_default()))),
+            },
             id: id.unwrap_or_else(|| absolute(&cwd, target.unwrap_or_default())),
             sharing,
             read_only,
@@ -75,16 +72,19 @@ pub(super) fn lower(
     Ok(Mount { target, kind })
 }
 
-/// The file system that a bind mount shows; `from=` is taken as written.
-fn bind_source(
+/// The file system that `from=` names, which is taken as written; the context without one.
+fn source_of(
     lowering: &mut Lowering<'_>,
     index: usize,
     written: &instruction::MountKind,
     span: Span,
 ) -> Result<FileSystem, Diagnostic> {
-    let instruction::MountKind::Bind {
+    let (instruction::MountKind::Bind {
         from: Some(name), ..
-    } = written
+    }
+    | instruction::MountKind::Cache {
+        from: Some(name), ..
+    }) = written
     else {
         return Ok(FileSystem::Context);
     };

@@ -156,6 +156,16 @@ impl Materializer {
         Ok(Content::Plain(Arc::new(self.plain(layer, diff_id)?)))
     }
 
+    /// The plain tar of a layer, as a file.
+    ///
+    /// # Errors
+    /// When the layer can't be had as one.
+    pub fn plain_tar(&self, layer: LayerId) -> Result<File, SnapshotError> {
+        let _lock = self.lock(layer)?;
+        let diff_id = self.required_diff_id(layer)?;
+        self.plain(layer, diff_id)
+    }
+
     /// The plain tar of a layer as a file, decompressed into the store where it isn't there.
     fn plain(&self, layer: LayerId, diff_id: DiffId) -> Result<File, SnapshotError> {
         let digest = BlobDigest(diff_id.0);

@@ -52,6 +52,7 @@ pub(crate) fn podman_tree(registry: &Registry, name: &str) -> Tree {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
     let runroot = folder.path().join("runroot");
+    let tmpdir = folder.path().join("tmp");
     let podman = |args: &[&str]| {
         let mut command = Command::new(program("podman").expect("no `podman`"));
         command
@@ -59,6 +60,9 @@ pub(crate) fn podman_tree(registry: &Registry, name: &str) -> Tree {
             .arg(&root)
             .arg("--runroot")
             .arg(&runroot)
+            // Its own: a reset takes the machine's away from whoever else runs podman.
+            .arg("--tmpdir")
+            .arg(&tmpdir)
             .args([
                 "--storage-driver",
                 "overlay",

@@ -110,10 +110,5 @@ fn is_archive(content: Box<dyn Read + Send>) -> bool {
     if plain.read_exact(&mut header).is_err() {
         return false;
     }
-    let stored = std::str::from_utf8(&header[148..156])
-        .ok()
-        .and_then(|text| u32::from_str_radix(text.trim_matches([' ', '\0']), 8).ok());
-    header[148..156].fill(b' ');
-    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
-    stored == Some(sum)
+    tar_reader::is_tar(&header)
 }

@@ -264,7 +264,13 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
             (MountKind::Bind { .. }, Prepared::None) => {
                 key.number(1);
             }
-            (MountKind::Cache { id, .. }, _) => {
+            (MountKind::Cache { id, .. }, Prepared::Files(snapshot, path)) => {
+                key.number(5)
+                    .field(id.as_bytes())
+                    .key(&snapshot.key)
+                    .field(path);
+            }
+            (MountKind::Cache { id, .. }, Prepared::None) => {
                 key.number(2).field(id.as_bytes());
             }
             (MountKind::Tmpfs { size }, _) => {

@@ -1,19 +1,21 @@
 //! What a step sees besides the image: its mounts, name servers, secrets, and the places for them.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{RunError, failed};
 use super::{HOSTNAME, SCRIPTS, STANDARD, environment};
 use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
-use crate::graph::{Copy, CopySource, FileSystem, Mount, MountKind, Run};
+use crate::graph::{Copy, CopySource, FileSystem, InlineFile, Mount, MountKind, Run};
+use crate::layer::apply;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, Writable};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{FileTree, Snapshot, SnapshotTree};
 use crate::step::mount_points::{Kind, MountPoints};
 use crate::step::owner::ExecUser;
 use crate::step::{Inputs, StepContext, StepError, copy, empty_snapshot};
@@ -47,15 +49,22 @@ impl StepContext {
     ) -> Result<Vec<Prepared>, StepError> {
         let mut prepared = Vec::with_capacity(run.mounts.len());
         for mount in &run.mounts {
-            let MountKind::Bind { from, source, .. } = &mount.kind else {
-                prepared.push(Prepared::None);
-                continue;
+            let (from, source) = match &mount.kind {
+                MountKind::Bind { from, source, .. } => (*from, source),
+                MountKind::Cache {
+                    from: Some((from, source)),
+                    ..
+                } => (*from, source),
+                _ => {
+                    prepared.push(Prepared::None);
+                    continue;
+                }
             };
             let source_path = source.trim_start_matches('/').as_bytes().to_vec();
             prepared.push(match from {
                 FileSystem::Scratch => Prepared::Files(empty_snapshot(), source_path),
                 FileSystem::Vertex(index) => {
-                    Prepared::Files(inputs.parent(Some(*index)), source_path)
+                    Prepared::Files(inputs.parent(Some(index)), source_path)
                 }
                 FileSystem::Context => self.context_files(mount, source)?,
             });
@@ -118,13 +127,34 @@ impl StepContext {
             format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
-            let path = format!("{SCRIPTS}/{}", script.name);
-            assembly.memory_file(&path, script.content.as_bytes(), 0o755, (0, 0))?;
+            self.show_script(script, &mut assembly)?;
         }
         for (mount, prepared) in run.mounts.iter().zip(prepared) {
             self.mount(mount, prepared, view, &mut assembly)?;
         }
         Ok(assembly)
+    }
+
+    /// Shows a heredoc as a program, in a folder of its own.
+    fn show_script(&self, script: &InlineFile, assembly: &mut Assembly) -> Result<(), StepError> {
+        let what = "preparing inline document";
+        let scratch = self.store().scratch()?;
+        let folder = scratch.path().join("pipes");
+        std::fs::create_dir(&folder).map_err(failed(what))?;
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&folder, mode.clone()).map_err(failed(what))?;
+        // A delimiter is one word; one with a slash in it names no file.
+        let file = folder.join(&script.name);
+        std::fs::write(&file, &script.content).map_err(failed(what))?;
+        std::fs::set_permissions(&file, mode).map_err(failed(what))?;
+        let source = MountSource::Path {
+            root: HostPath::from(folder),
+            path: Vec::new(),
+            recursive: false,
+        };
+        assembly.push(SCRIPTS.as_bytes(), source, true);
+        assembly.scratch.push(scratch);
+        Ok(())
     }
 
     fn mount(
@@ -145,7 +175,7 @@ impl StepContext {
                 self.bind(mount, source, *read_write, snapshot, path, view, assembly)
             }
             MountKind::Cache { read_only, .. } => {
-                let folder = self.cache_folder(&mount.kind, assembly)?;
+                let folder = self.cache_folder(&mount.kind, prepared, assembly)?;
                 assembly.point(view, target, Kind::Directory)?;
                 let source = MountSource::Path {
                     root: HostPath::from(folder),
@@ -258,10 +288,41 @@ impl StepContext {
         Ok(())
     }
 
+    /// Gives a new cache folder its first content.
+    fn fill(&self, folder: &Path, snapshot: &Snapshot, path: &[u8]) -> Result<(), StepError> {
+        let copy = Copy {
+            from: FileSystem::Scratch,
+            sources: vec![CopySource::Path(String::from_utf8_lossy(path).into_owned())],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            unpack: false,
+            exclude: Vec::new(),
+            directory_time: None,
+        };
+        let tree: Arc<dyn FileTree> =
+            Arc::new(SnapshotTree::new(Arc::clone(&self.materializer), snapshot)?);
+        let copied = self.copy(&copy, &empty_snapshot(), Some(&tree))?;
+        let what = "filling a cache mount";
+        let root = File::open(folder).map_err(failed(what))?;
+        for layer in &copied.snapshot.layers {
+            let tar = self.materializer.plain_tar(*layer)?;
+            apply::extract(
+                BufReader::new(tar),
+                root.as_fd(),
+                self.materializer.form(),
+                &View::default(),
+            )
+            .map_err(RunError::Changes)?;
+        }
+        Ok(())
+    }
+
     /// The folder of a cache mount, by the hash of its id, locked as its sharing wants.
     fn cache_folder(
         &self,
         kind: &MountKind,
+        prepared: &Prepared,
         assembly: &mut Assembly,
     ) -> Result<PathBuf, StepError> {
         let MountKind::Cache {
@@ -302,6 +363,9 @@ impl StepContext {
             .next()
             .is_none();
         if is_empty {
+            if let Prepared::Files(snapshot, path) = prepared {
+                self.fill(&folder, snapshot, path)?;
+            }
             std::os::unix::fs::chown(&folder, Some(*uid), Some(*gid)).map_err(failed(what))?;
             let permissions = std::fs::Permissions::from_mode(*mode);
             std::fs::set_permissions(&folder, permissions).map_err(failed(what))?;
