@@ -624,6 +624,7 @@ fn an_image_runs_the_same_under_another_runtime() {
     let layout = folder.path().join("layout");
     rbuild
         .build(&project)
+        .tag("example.org/app:v1")
         .args([
             "-o",
             &format!("type=oci,tar=false,dest={}", layout.display()),
