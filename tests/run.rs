@@ -624,7 +624,7 @@ fn an_image_runs_the_same_under_another_runtime() {
     let layout = folder.path().join("layout");
     rbuild
         .build(&project)
-        .args(["-t", "example.org/app:v1"])
+        .tag("example.org/app:v1")
         .args([
             "-o",
             &format!("type=oci,tar=false,dest={}", layout.display()),

@@ -20,7 +20,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::assembly::{Assembly, Before, Placed};
-use super::entry::{Entry, EntryKind, compare_paths, display_path, join_path, split_path};
+use super::entry::{
+    Entry, EntryKind, ancestors, compare_paths, display_path, join_path, split_path,
+};
 use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
@@ -64,7 +66,8 @@ pub enum ExtractError {
 }
 
 /// Extracts the layer `tar` into the empty directory `tree`, for mounts of the form `form`. `below` are the layers under it: directories that the
-/// layer uses without having them take their attributes from there. Reads the stream to its end
+/// layer uses without having them take their attributes from there, and what isn't there gets no
+/// whiteout. Reads the stream to its end
 /// and gives its index, as [`super::tar_reader::read_index`] does.
 ///
 /// # Errors
@@ -234,7 +237,9 @@ impl<'a> Extraction<'a> {
     ) -> Result<(), ExtractError> {
         for entry in &index.entries {
             match entry.kind {
-                EntryKind::Whiteout => self.make_whiteout(&entry.path)?,
+                EntryKind::Whiteout if hides_something(&entry.path, index, below) => {
+                    self.make_whiteout(&entry.path)?;
+                }
                 EntryKind::Directory { opaque: true } => {
                     self.make_opaque(&entry.path, index, below)?
                 }
@@ -507,6 +512,16 @@ fn set_xattrs(entry: &Entry, target: Target<'_>) -> Result<(), ExtractError> {
         }
     }
     Ok(())
+}
+
+/// Whether a whiteout has anything to hide. One that hasn't stands in a directory that the mount
+/// doesn't merge with a lower one, and there the kernel lists it like a file.
+fn hides_something(path: &[u8], index: &Index, below: &View) -> bool {
+    let is_opaque = |directory: &[u8]| {
+        let entry = index.get(directory);
+        entry.is_some_and(|entry| entry.kind == (EntryKind::Directory { opaque: true }))
+    };
+    below.get(path).is_some() && !is_opaque(b"") && !ancestors(path).any(is_opaque)
 }
 
 /// An entry for a directory that the layer doesn't have: as the layers below have it.

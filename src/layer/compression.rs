@@ -7,7 +7,7 @@
 
 mod gzip;
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 pub use gzip::GzipWriter;
 
@@ -232,14 +232,6 @@ pub fn decompress(input: impl Read + Send + 'static) -> io::Result<Box<dyn Read 
             Box::new(xz2::bufread::XzDecoder::new_stream(input, stream))
         }
     })
-}
-
-/// Tells the encoding of a buffered stream without consuming anything of it.
-///
-/// # Errors
-/// When the stream can't be read.
-pub fn peek(input: &mut impl BufRead) -> io::Result<Encoding> {
-    input.fill_buf().map(Encoding::detect)
 }
 
 #[cfg(test)]

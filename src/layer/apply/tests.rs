@@ -210,15 +210,23 @@ fn a_link_planted_in_the_tree_is_not_followed() {
 #[test]
 fn whiteouts_are_devices_of_one_inode_and_opaque_directories_are_marked() {
     let tree = Tree::new();
+    let below = ["d", "d/x", "e", "e/x", "e/y", "y"]
+        .map(|path| entry(path, EntryKind::Directory { opaque: false }));
+    let below = View::new(vec![Arc::new(Index::new(below.into()))]);
     let tar = layer(vec![
         entry("d", EntryKind::Directory { opaque: true }),
         Entry::whiteout("d/x"),
         entry("e", EntryKind::Directory { opaque: false }),
+        Entry::whiteout("e/never-there"),
         Entry::whiteout("e/x"),
+        Entry::whiteout("e/y"),
         Entry::whiteout("y"),
     ]);
-    extract(tar.as_slice(), tree.fd(), &own_form(), &View::default()).unwrap();
-    let stats: Vec<_> = ["d/x", "e/x", "y"]
+    extract(tar.as_slice(), tree.fd(), &own_form(), &below).unwrap();
+    // What has nothing to hide would be listed by the kernel.
+    assert!(list(&tree.path("d")).is_empty());
+    assert_eq!(list(&tree.path("e")), ["x", "y"]);
+    let stats: Vec<_> = ["e/x", "e/y", "y"]
         .map(|path| std::fs::symlink_metadata(tree.path(path)).unwrap())
         .into();
     assert!(

@@ -29,8 +29,8 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
         ("less than a block", text(1000)),
         ("a block", text(BLOCK)),
         ("a block and a byte", text(BLOCK + 1)),
-        ("zeros", vec![0; 5 * BLOCK + 17]),
-        ("text", text(7 * BLOCK + 12_345)),
+        ("zeros", vec![0; 3 * BLOCK + 17]),
+        ("text", text(4 * BLOCK + 12_345)),
         ("random", random(3 * BLOCK + 99)),
         (
             "mixed",
@@ -187,7 +187,6 @@ fn streams_of_others_are_decompressed_to_their_last_part() {
         ),
     ] {
         assert_eq!(Encoding::detect(&packed), encoding);
-        assert_eq!(peek(&mut &packed[..]).unwrap(), encoding);
         assert!(
             read_all(decompress(io::Cursor::new(packed)).unwrap()) == bytes,
             "{encoding:?}"

@@ -305,6 +305,7 @@ fn a_mount_of_extracted_layers_shows_what_the_view_says() {
     let result = runner.run(&layers, |(a, b, c)| {
         let below = Below::new(&[a, b, c]);
         let _mount = Mount::new(&below.trees, None, mounts.path());
+        prop_assert_eq!(listed_only(mounts.path()), Vec::<std::path::PathBuf>::new());
         let merged = File::open(mounts.path()).unwrap();
         let shown = index_tree(
             std::os::fd::AsFd::as_fd(&merged),
@@ -320,6 +321,20 @@ fn a_mount_of_extracted_layers_shows_what_the_view_says() {
         Ok(())
     });
     result.unwrap();
+}
+
+/// What a folder lists and doesn't have: whiteouts that the kernel doesn't take for such.
+fn listed_only(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut missing = Vec::new();
+    for name in std::fs::read_dir(folder).unwrap() {
+        let path = name.unwrap().path();
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => missing.extend(listed_only(&path)),
+            Ok(_) => {}
+            Err(_) => missing.push(path),
+        }
+    }
+    missing
 }
 
 #[test]
