@@ -10,6 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
+use crate::fs::Root;
+
 use super::in_root;
 use super::mount::{self, Overlay, OverlayError};
 use super::spec::{
@@ -20,7 +22,7 @@ use super::spec::{
 /// A sandbox's root file system in the making.
 pub(super) struct RootFilesystem {
     /// Its root directory.
-    pub(super) root: OwnedFd,
+    pub(super) root: Root,
     /// A file system in memory that goes with the old root: work space, and the content of
     /// `File` mounts.
     stage: OwnedFd,
@@ -49,6 +51,7 @@ impl RootFilesystem {
 
         let mut this = Self {
             root: mount::make_directory(stage.as_fd(), "root")
+                .map(Root::new)
                 .map_err(|errno| failed("can't make a directory on a tmpfs", errno))?,
             stage,
             names: 0,
@@ -61,7 +64,7 @@ impl RootFilesystem {
         )?;
         mount::attach(mount.as_fd(), this.root.as_fd())
             .map_err(|errno| failed("can't attach the overlay", errno))?;
-        this.root = mount;
+        this.root = Root::new(mount);
         Ok(this)
     }
 
@@ -135,7 +138,7 @@ impl RootFilesystem {
             |message: &str, errno| SetupFailure::at(Stage::Mount, message, &wanted.target, errno);
         let directory = in_root::is_directory(&mount)
             .map_err(|errno| failed("can't look at the source of the mount on", errno))?;
-        let target = in_root::open_mount_point(self.root.as_fd(), &wanted.target, directory)
+        let target = in_root::open_mount_point(&self.root, &wanted.target, directory)
             .map_err(|errno| failed("there is no mount point", errno))?;
         mount::attach_with(mount.as_fd(), target.as_fd(), attributes, recursive)
             .map_err(|errno| failed("can't mount on", errno))
@@ -168,7 +171,7 @@ impl RootFilesystem {
                 };
                 let mut source = mount::open_host(root.as_path()).map_err(outside)?;
                 if !path.is_empty() {
-                    source = in_root::open(source.as_fd(), path).map_err(outside)?;
+                    source = in_root::open(&Root::new(source), path).map_err(outside)?;
                 }
                 let mount = mount::clone_tree(source.as_fd(), *recursive).map_err(outside)?;
                 Ok((mount, MountAttrFlags::empty(), *recursive))
@@ -185,7 +188,12 @@ impl RootFilesystem {
                 path,
             } => {
                 let mount = self.layers(lower, writable.as_ref(), path, spec, wanted)?;
-                Ok((mount, MountAttrFlags::empty(), false))
+                // A single layer is mounted as it is, and is not this step's to change.
+                let attributes = match writable {
+                    Some(_) => MountAttrFlags::empty(),
+                    None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+                };
+                Ok((mount, attributes, false))
             }
             MountSource::Tmpfs { size, mode } => {
                 let mode = format!("{:o}", mode & 0o7777);
@@ -262,7 +270,7 @@ impl RootFilesystem {
             .map_err(|errno| failed("can't make a directory for", errno))?;
         mount::attach(stack.as_fd(), place.as_fd())
             .map_err(|errno| failed("can't attach the layers for", errno))?;
-        let source = in_root::open(stack.as_fd(), path)
+        let source = in_root::open(&Root::new(stack), path)
             .map_err(|errno| SetupFailure::at(Stage::Mount, "the layers hold no", path, errno))?;
         mount::clone_tree(source.as_fd(), false).map_err(|errno| failed("can't mount on", errno))
     }
@@ -302,7 +310,7 @@ pub(super) fn change_directory(cwd: &[u8]) -> Result<(), SetupFailure> {
         |message: &str, errno| SetupFailure::at(Stage::WorkingDirectory, message, cwd, errno);
     let root = mount::open_host(Path::new("/"))
         .map_err(|errno| failed("can't open the root for", errno))?;
-    let directory = in_root::open(root.as_fd(), cwd)
+    let directory = in_root::open(&Root::new(root), cwd)
         .map_err(|errno| failed("can't open the working directory", errno))?;
     rustix::process::fchdir(&directory)
         .map_err(|errno| failed("can't change into the working directory", errno))?;

@@ -87,7 +87,8 @@ pub enum MountSource {
         /// Whether mounts below it come along.
         recursive: bool,
     },
-    /// An open file or directory: the `index`th of [`SandboxFiles::passed`](super::SandboxFiles).
+    /// An open file or directory: the `index`th of [`SandboxFiles::passed`](super::SandboxFiles),
+    /// each of which can be mounted once.
     Descriptor {
         /// Which one.
         index: usize,
@@ -98,7 +99,7 @@ pub enum MountSource {
     Layers {
         /// The trees, topmost first. At least one.
         lower: Vec<HostPath>,
-        /// Where writes go, if it is to be writable: an upper and an empty work directory.
+        /// Where writes go; without it the mount is read-only.
         writable: Option<Writable>,
         /// A path inside the stack; empty for its root.
         path: Vec<u8>,

@@ -8,6 +8,8 @@ use rustix::fs::{FileType, Mode, makedev};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
+use crate::fs::Root;
+
 use super::in_root;
 use super::mount::{self, MountError};
 use super::root_filesystem::RootFilesystem;
@@ -67,7 +69,7 @@ const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 
 /// Mounts `/proc`, `/dev` and `/sys`. Must run in the sandbox's process id namespace.
 pub(super) fn add(filesystem: &RootFilesystem, security: Security) -> Result<(), SetupFailure> {
-    let root = filesystem.root.as_fd();
+    let root = &filesystem.root;
     add_proc(root)?;
     add_dev(root)?;
     add_sys(root, security)
@@ -79,7 +81,7 @@ pub(super) fn mask(filesystem: &mut RootFilesystem) -> Result<(), SetupFailure> 
     let empty = filesystem
         .empty_directory()
         .map_err(|errno| SetupFailure::new(Stage::Mask, "can't make an empty directory", errno))?;
-    let root = filesystem.root.as_fd();
+    let root = &filesystem.root;
     for path in READ_ONLY {
         let failed = |errno| SetupFailure::at(Stage::Mask, "can't make read-only", path, errno);
         if let Some(target) = open_if_there(root, path).map_err(failed)? {
@@ -103,7 +105,7 @@ pub(super) fn mask(filesystem: &mut RootFilesystem) -> Result<(), SetupFailure> 
     Ok(())
 }
 
-fn open_if_there(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
+fn open_if_there(root: &Root, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
     match in_root::open(root, path) {
         // A directory of the host's that this user may not enter hides itself.
         Err(Errno::NOENT | Errno::ACCESS) => Ok(None),
@@ -112,9 +114,9 @@ fn open_if_there(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, E
 }
 
 /// One of the directories that must be there, and must not be links.
-fn mount_point(root: BorrowedFd<'_>, stage: Stage, path: &[u8]) -> Result<OwnedFd, SetupFailure> {
-    in_root::open_without_links(root, path)
-        .map_err(|errno| SetupFailure::at(stage, "there is no directory to mount on:", path, errno))
+fn mount_point(root: &Root, stage: Stage, name: &str) -> Result<OwnedFd, SetupFailure> {
+    in_root::open_real_directory(root, name)
+        .map_err(|errno| SetupFailure::at(stage, "there is no directory to mount on:", name, errno))
 }
 
 fn failure(stage: Stage, message: &str) -> impl Fn(MountError) -> SetupFailure {
@@ -126,9 +128,9 @@ fn host_tree(path: &str) -> Result<OwnedFd, Errno> {
     mount::clone_tree(mount::open_host(Path::new(path))?.as_fd(), true)
 }
 
-fn add_proc(root: BorrowedFd<'_>) -> Result<(), SetupFailure> {
+fn add_proc(root: &Root) -> Result<(), SetupFailure> {
     let failed = |errno| SetupFailure::new(Stage::Proc, "can't mount `/proc`", errno);
-    let target = mount_point(root, Stage::Proc, b"proc")?;
+    let target = mount_point(root, Stage::Proc, "proc")?;
     let attributes = NOSUID | NODEV | NOEXEC;
     match mount::new_filesystem("proc", &[], attributes) {
         Ok(mount) => mount::attach(mount.as_fd(), target.as_fd()),
@@ -142,9 +144,9 @@ fn add_proc(root: BorrowedFd<'_>) -> Result<(), SetupFailure> {
     .map_err(failed)
 }
 
-fn add_dev(root: BorrowedFd<'_>) -> Result<(), SetupFailure> {
+fn add_dev(root: &Root) -> Result<(), SetupFailure> {
     let failed = |message: &'static str| failure(Stage::Dev, message);
-    let target = mount_point(root, Stage::Dev, b"dev")?;
+    let target = mount_point(root, Stage::Dev, "dev")?;
     let dev = mount::new_filesystem(
         "tmpfs",
         &[("mode", Some("755")), ("size", Some("65536k"))],
@@ -211,9 +213,9 @@ fn add_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result
     }
 }
 
-fn add_sys(root: BorrowedFd<'_>, security: Security) -> Result<(), SetupFailure> {
+fn add_sys(root: &Root, security: Security) -> Result<(), SetupFailure> {
     let failed = |errno| SetupFailure::new(Stage::Sys, "can't mount `/sys`", errno);
-    let target = mount_point(root, Stage::Sys, b"sys")?;
+    let target = mount_point(root, Stage::Sys, "sys")?;
     let mut attributes = NOSUID | NODEV | NOEXEC;
     if security == Security::Sandbox {
         attributes |= RDONLY;
@@ -221,7 +223,7 @@ fn add_sys(root: BorrowedFd<'_>, security: Security) -> Result<(), SetupFailure>
     match mount::new_filesystem("sysfs", &[], attributes) {
         Ok(sys) => {
             mount::attach(sys.as_fd(), target.as_fd()).map_err(failed)?;
-            add_cgroup(sys.as_fd(), attributes)
+            add_cgroup(&Root::new(sys), attributes)
         }
         // sysfs shows a network namespace; one that another user namespace owns can't be mounted.
         Err(MountError {
@@ -233,7 +235,7 @@ fn add_sys(root: BorrowedFd<'_>, security: Security) -> Result<(), SetupFailure>
     .map_err(failed)
 }
 
-fn add_cgroup(sys: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), Errno> {
+fn add_cgroup(sys: &Root, attributes: MountAttrFlags) -> Result<(), Errno> {
     const PATH: &str = "/sys/fs/cgroup";
     let kind = match mount::filesystem_type(PATH) {
         Err(Errno::NOENT) => return Ok(()),

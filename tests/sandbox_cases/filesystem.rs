@@ -121,7 +121,7 @@ fn missing_layer(fixture: &Fixture) {
 }
 
 fn missing_standard_mount_point(fixture: &Fixture) {
-    for (make_link, errno) in [(false, "No such file"), (true, "Too many levels")] {
+    for (make_link, errno) in [(false, "No such file"), (true, "Not a directory")] {
         let mut spec = fixture.script("true");
         let layer = fixture.directory("layer");
         if make_link {
@@ -186,7 +186,7 @@ fn layers(fixture: &Fixture) {
         writable: None,
         path: path.as_bytes().to_vec(),
     };
-    let mut spec = fixture.script("cat /tmp/tool /tmp/other; ls /run; cat /root/bin/tool; touch /tmp/x 2>&1 | grep -o Read-only");
+    let mut spec = fixture.script("cat /tmp/tool /tmp/other; ls /run; cat /root/bin/tool; for d in /tmp /run /root; do touch $d/x 2>&1 | grep -o Read-only; done");
     spec.mounts = vec![
         SandboxMount {
             read_only: true,
@@ -197,7 +197,7 @@ fn layers(fixture: &Fixture) {
     ];
     assert_eq!(
         fixture.run(spec).output(),
-        "newotherapp\nlink\noldRead-only"
+        "newotherapp\nlink\noldRead-only\nRead-only\nRead-only"
     );
 
     let writable = fixture.writable();
@@ -274,6 +274,19 @@ fn descriptors(fixture: &Fixture) {
     assert_eq!(
         fixture.run(spec).setup_failure(),
         "can't set up the sandbox: descriptor 3 of 0 passed ones is asked for"
+    );
+
+    let mut spec = fixture.script("true");
+    let twice = || MountSource::Descriptor {
+        index: 0,
+        recursive: false,
+    };
+    spec.mounts = vec![mount(twice(), "/tmp"), mount(twice(), "/run")];
+    assert_eq!(
+        fixture
+            .run_with(spec, None, vec![open(source)])
+            .setup_failure(),
+        "can't set up the sandbox: passed descriptor 0 is to be mounted twice"
     );
 }
 

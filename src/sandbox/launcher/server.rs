@@ -5,6 +5,7 @@
 //! ordinary code. It leads a session of its own, so that signals from a terminal reach the main
 //! process only, which decides.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -178,8 +179,14 @@ impl Server {
 /// the namespace that it belongs to: the launcher shares that with the main process, the
 /// sandbox doesn't.
 fn take_mounts(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure> {
+    let mut taken = BTreeSet::new();
     for wanted in &spec.mounts {
         if let MountSource::Descriptor { index, recursive } = wanted.source {
+            if !taken.insert(index) {
+                return Err(SetupFailure::request(format!(
+                    "passed descriptor {index} is to be mounted twice"
+                )));
+            }
             let passed = files.passed.len();
             let descriptor = files.passed.get_mut(index).ok_or_else(|| {
                 SetupFailure::request(format!(
