@@ -4,7 +4,12 @@
 //! feature with `cargo test --test spec run::`.
 
 // Outside `#[test]` functions these lints don't know that this is a test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 mod support;
 

@@ -4,7 +4,7 @@
 //! A file is taken as unchanged when device, inode, size, modification and change time are those
 //! that the digest was computed with. That is sound only where inode numbers are stable, so the
 //! file system's type decides whether anything is kept at all; and a file that changed within
-//! [`RACY`] of being read is not kept, as its next change might leave no trace in its times.
+//! two seconds of being read is not kept, as its next change might leave no trace in its times.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

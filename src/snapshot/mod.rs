@@ -1,6 +1,6 @@
 //! Snapshots: stacks of layers, and the ways to read them and to work on top of them.
 //!
-//! A snapshot is a list of layers in the store, lowest first. Its merged [`View`] answers what is
+//! A snapshot is a list of layers in the store, lowest first. Its merged [`View`](crate::layer::view::View) answers what is
 //! where without touching a file; its trees, made only when asked for, are what an overlay mount
 //! stacks. Nothing here knows an instruction.
 //!

@@ -1,6 +1,6 @@
 //! COPY and ADD: files of another tree become one layer, written straight as a tar.
 //!
-//! What is copied is decided on metadata alone ([`selection`], [`destination`]); content is read
+//! What is copied is decided on metadata alone (`selection`, `destination`); content is read
 //! once, either to compute the step's cache key or, when no record can exist, while the layer is
 //! written. Keys cover what a user would call the same files: path, kind, mode, owner, link
 //! target, content; never times, inode numbers or the machine's paths.
