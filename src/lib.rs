@@ -11,7 +11,7 @@
 //!
 //! | height | rooms |
 //! |---|---|
-//! | 0 | [`digest`], [`platform`], [`mod@reference`], [`time`] |
+//! | 0 | [`digest`], [`platform`], [`reference`](mod@reference), [`time`] |
 //! | 1 | [`dockerfile`], [`ignore`], [`image`]: pure text and data |
 //! | 2 | [`fs`], [`layer`], [`store`], [`registry`], [`sandbox`], [`snapshot`], [`context`] |
 //! | 3 | [`graph`], [`solver`], [`step`] |
