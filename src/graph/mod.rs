@@ -204,6 +204,8 @@ pub struct Copy {
 pub enum CopySource {
     /// A path or pattern, absolute and clean, below the root of `from`.
     Path(String),
+    /// A path in which no character means anything else.
+    Literal(String),
     /// A heredoc.
     Inline(InlineFile),
 }

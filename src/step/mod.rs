@@ -16,6 +16,7 @@ mod workdir;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
 use crate::graph::{FileSystem, Graph, Operation, VertexIndex};
@@ -24,7 +25,7 @@ use crate::sandbox::Launcher;
 use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotError, SnapshotTree};
 use crate::solver::cancel::{Cancel, Canceled};
 use crate::solver::events::{EventSink, VertexId};
-use crate::store::{CacheRecord, LayerId, NewLayer, Store, StoreError};
+use crate::store::{CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
 pub use self::copy::CopyError;
@@ -156,6 +157,19 @@ impl StepContext {
 
     fn store(&self) -> &Store {
         self.materializer.store()
+    }
+
+    /// The lock of a step, waited for as long as the build goes on.
+    fn lock(&self, key: &CacheKey) -> Result<Lock, StepError> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(lock) = self.store().try_lock(key)? {
+                return Ok(lock);
+            }
+            self.cancel.check()?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 
     fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {

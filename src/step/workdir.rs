@@ -20,7 +20,7 @@ impl StepContext {
         key.number(u64::from(make.time.is_some()))
             .number(make.time.unwrap_or(0) as u64);
         let key = key.finish();
-        let _lock = self.store().lock(&key)?;
+        let _lock = self.lock(&key)?;
         if let Some(result) = self.cached(&key, parent)? {
             return Ok(result);
         }

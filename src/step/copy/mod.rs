@@ -158,7 +158,9 @@ impl Selection {
             }
             let mut hasher = blake3::Hasher::new();
             let mut content = item.bytes.open()?;
-            io::copy(&mut content, &mut hasher).map_err(TreeError::file(&item.entry.path))?;
+            hasher
+                .update_reader(&mut content)
+                .map_err(TreeError::file(&item.entry.path))?;
             let digest = *hasher.finalize().as_bytes();
             self.learn(item, digest);
             digests.push(digest);
@@ -328,7 +330,7 @@ impl StepContext {
         tree: Option<&Arc<dyn FileTree>>,
     ) -> Result<StepResult, StepError> {
         let operation = operation_key(copy, parent);
-        let _lock = self.store().lock(&operation)?;
+        let _lock = self.lock(&operation)?;
         let view = self.view(parent)?;
         let owner = match &copy.chown {
             None => None,
@@ -367,6 +369,7 @@ fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
     for source in &copy.sources {
         match source {
             CopySource::Path(path) => key.number(0).field(path.as_bytes()),
+            CopySource::Literal(path) => key.number(2).field(path.as_bytes()),
             CopySource::Inline(file) => key.number(1).field(file.name.as_bytes()),
         };
     }

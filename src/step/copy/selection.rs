@@ -46,7 +46,13 @@ impl Selector<'_> {
                     let target = self.file_target(destination, written, file.name.as_bytes())?;
                     self.put(destination, entry, bytes, None, target)?;
                 }
-                CopySource::Path(path) => self.path(destination, path, written)?,
+                CopySource::Path(path) => {
+                    let found = self.expand_wildcards(relative(path))?;
+                    self.paths(destination, found, written)?;
+                }
+                CopySource::Literal(path) => {
+                    self.paths(destination, vec![relative(path).to_vec()], written)?;
+                }
             }
         }
         Ok(())
@@ -61,14 +67,13 @@ impl Selector<'_> {
         Ok(())
     }
 
-    fn path(
+    fn paths(
         &self,
         destination: &mut Destination,
-        path: &str,
+        paths: Vec<Vec<u8>>,
         written: &[u8],
     ) -> Result<(), CopyError> {
-        let path = path.trim_start_matches('/').as_bytes();
-        for found in self.expand_wildcards(path)? {
+        for found in paths {
             let node = match self.tree {
                 Some(tree) => tree.lookup(&found, true)?,
                 None => None,
@@ -239,6 +244,11 @@ impl Selector<'_> {
         }
         Ok(found)
     }
+}
+
+/// A path below the root, as trees take it.
+fn relative(path: &str) -> &[u8] {
+    path.trim_start_matches('/').as_bytes()
 }
 
 fn has_wildcard(part: &[u8]) -> bool {

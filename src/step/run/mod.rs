@@ -59,7 +59,7 @@ impl StepContext {
         // With --no-cache a step is nobody else's: it neither waits for the same one nor takes it.
         let _lock = match self.no_cache {
             true => None,
-            false => Some(self.store().lock(&key)?),
+            false => Some(self.lock(&key)?),
         };
         if let Some(result) = self.cached(&key, parent)? {
             return Ok(result);

@@ -86,7 +86,7 @@ impl StepContext {
         let is_directory = node.entry.is_directory();
         let copy = Copy {
             from: FileSystem::Context,
-            sources: vec![CopySource::Path(source.to_owned())],
+            sources: vec![CopySource::Literal(source.to_owned())],
             destination: if is_directory { "/" } else { "/file" }.to_owned(),
             chown: None,
             chmod: None,
@@ -292,7 +292,7 @@ impl StepContext {
     fn fill(&self, folder: &Path, snapshot: &Snapshot, path: &[u8]) -> Result<(), StepError> {
         let copy = Copy {
             from: FileSystem::Scratch,
-            sources: vec![CopySource::Path(String::from_utf8_lossy(path).into_owned())],
+            sources: vec![CopySource::Literal(String::from_utf8_lossy(path).into_owned())],
             destination: "/".to_owned(),
             chown: None,
             chmod: None,
@@ -345,7 +345,7 @@ impl StepContext {
         let mut copy = 0;
         match sharing {
             CacheSharing::Shared => {}
-            CacheSharing::Locked => assembly.locks.push(self.store().lock(&hash(copy))?),
+            CacheSharing::Locked => assembly.locks.push(self.lock(&hash(copy))?),
             CacheSharing::Private => loop {
                 if let Some(lock) = self.store().try_lock(&hash(copy))? {
                     assembly.locks.push(lock);
