@@ -152,6 +152,17 @@ pub(super) fn attach_with(
     }
 }
 
+/// Adds attributes to one attached mount, and not to those below it.
+pub(super) fn restrict(mount: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), Errno> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    match syscall::set_mount_attributes(mount, false, u64::from(attributes.bits())) {
+        Err(Errno::NOSYS | Errno::PERM) => remount(descriptor_path(mount).as_str(), attributes),
+        other => other,
+    }
+}
+
 /// Adds attributes to one attached mount.
 fn remount(path: impl rustix::path::Arg + Copy, attributes: MountAttrFlags) -> Result<(), Errno> {
     const FLAGS: [(MountAttrFlags, StatVfsMountFlags, MountFlags); 4] = [

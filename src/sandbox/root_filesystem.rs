@@ -15,9 +15,20 @@ use crate::fs::Root;
 use super::in_root;
 use super::mount::{self, Overlay, OverlayError};
 use super::spec::{
-    HostPath, MAX_LOWER_DIRECTORIES, MountSource, SandboxMount, SandboxSpec, SetupFailure, Stage,
-    Writable, XattrNamespace,
+    HostPath, MAX_LOWER_DIRECTORIES, MountSource, SandboxMount, SandboxSpec, Security,
+    SetupFailure, Stage, Writable, XattrNamespace,
 };
+
+impl Security {
+    /// What every mount that a step can write to gets. A step may make device nodes, as in Docker,
+    /// and an image may hold some: none of them leads to the machine's devices.
+    pub(super) fn attributes(self) -> MountAttrFlags {
+        match self {
+            Self::Sandbox => MountAttrFlags::MOUNT_ATTR_NODEV,
+            Self::Insecure => MountAttrFlags::empty(),
+        }
+    }
+}
 
 /// A sandbox's root file system in the making.
 pub(super) struct RootFilesystem {
@@ -62,8 +73,13 @@ impl RootFilesystem {
             spec.xattr_namespace,
             Stage::Root,
         )?;
-        mount::attach(mount.as_fd(), this.root.as_fd())
-            .map_err(|errno| failed("can't attach the overlay", errno))?;
+        mount::attach_with(
+            mount.as_fd(),
+            this.root.as_fd(),
+            spec.security.attributes(),
+            false,
+        )
+        .map_err(|errno| failed("can't attach the overlay", errno))?;
         this.root = Root::new(mount);
         Ok(this)
     }
@@ -121,6 +137,12 @@ impl RootFilesystem {
         self.next_directory()
     }
 
+    /// An empty file, to hide others.
+    pub(super) fn empty_file(&mut self) -> Result<OwnedFd, Errno> {
+        self.names += 1;
+        mount::make_file(self.stage.as_fd(), &self.names.to_string())
+    }
+
     /// Makes one of the spec's mounts. `passed` are the descriptors that came with the spec; those
     /// of [`MountSource::Descriptor`] are mounts already.
     pub(super) fn add(
@@ -130,7 +152,7 @@ impl RootFilesystem {
         passed: &[OwnedFd],
     ) -> Result<(), SetupFailure> {
         let (mount, attributes, recursive) = self.source(wanted, spec, passed)?;
-        let mut attributes = attributes;
+        let mut attributes = attributes | spec.security.attributes();
         if wanted.read_only {
             attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }

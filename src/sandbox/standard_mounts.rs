@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, makedev};
+use rustix::fs::{FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -71,7 +71,7 @@ const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 pub(super) fn add(filesystem: &RootFilesystem, security: Security) -> Result<(), SetupFailure> {
     let root = &filesystem.root;
     add_proc(root)?;
-    add_dev(root)?;
+    add_dev(root, security)?;
     add_sys(root, security)
 }
 
@@ -81,6 +81,10 @@ pub(super) fn mask(filesystem: &mut RootFilesystem) -> Result<(), SetupFailure> 
     let empty = filesystem
         .empty_directory()
         .map_err(|errno| SetupFailure::new(Stage::Mask, "can't make an empty directory", errno))?;
+    // Not `/dev/null`: a mount of the step's may have put a link there by now.
+    let empty_file = filesystem
+        .empty_file()
+        .map_err(|errno| SetupFailure::new(Stage::Mask, "can't make an empty file", errno))?;
     let root = &filesystem.root;
     for path in READ_ONLY {
         let failed = |errno| SetupFailure::at(Stage::Mask, "can't make read-only", path, errno);
@@ -90,13 +94,11 @@ pub(super) fn mask(filesystem: &mut RootFilesystem) -> Result<(), SetupFailure> 
                 .map_err(failed)?;
         }
     }
-    let null = in_root::open(root, b"dev/null")
-        .map_err(|errno| SetupFailure::at(Stage::Mask, "can't open", b"/dev/null", errno))?;
     for path in MASKED {
         let failed = |errno| SetupFailure::at(Stage::Mask, "can't hide", path, errno);
         if let Some(target) = open_if_there(root, path).map_err(failed)? {
             let directory = in_root::is_directory(&target).map_err(failed)?;
-            let cover = if directory { &empty } else { &null };
+            let cover = if directory { &empty } else { &empty_file };
             mount::clone_tree(cover.as_fd(), false)
                 .and_then(|cover| mount::attach_with(cover.as_fd(), target.as_fd(), RDONLY, false))
                 .map_err(failed)?;
@@ -144,7 +146,7 @@ fn add_proc(root: &Root) -> Result<(), SetupFailure> {
     .map_err(failed)
 }
 
-fn add_dev(root: &Root) -> Result<(), SetupFailure> {
+fn add_dev(root: &Root, security: Security) -> Result<(), SetupFailure> {
     let failed = |message: &'static str| failure(Stage::Dev, message);
     let target = mount_point(root, Stage::Dev, "dev")?;
     let dev = mount::new_filesystem(
@@ -160,6 +162,9 @@ fn add_dev(root: &Root) -> Result<(), SetupFailure> {
         add_device(dev, name, major, minor)
             .map_err(|errno| SetupFailure::at(Stage::Dev, "can't make the device", name, errno))?;
     }
+    // Those made so far are mounts of their own, and go on working.
+    mount::restrict(dev, security.attributes())
+        .map_err(|errno| failed("can't restrict `/dev`")(errno.into()))?;
     for (name, to) in LINKS {
         rustix::fs::symlinkat(to, dev, name)
             .map_err(|errno| SetupFailure::at(Stage::Dev, "can't make the link", name, errno))?;
@@ -191,26 +196,26 @@ fn add_dev(root: &Root) -> Result<(), SetupFailure> {
     Ok(())
 }
 
+/// Makes a device, as a mount of its own on the node or file of that name.
 fn add_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<(), Errno> {
     let mode = Mode::from(0o666);
-    match rustix::fs::mknodat(
-        dev,
-        name,
-        FileType::CharacterDevice,
-        mode,
-        makedev(major, minor),
-    ) {
+    let number = makedev(major, minor);
+    let kind = FileType::CharacterDevice;
+    let (device, target) = match rustix::fs::mknodat(dev, name, kind, mode, number) {
         // User namespaces may not make devices: use the host's.
         Err(Errno::PERM) => {
             let host = mount::open_host(&Path::new("/dev").join(name))?;
-            let target = mount::make_file(dev, name)?;
-            mount::attach(
-                mount::clone_tree(host.as_fd(), false)?.as_fd(),
-                target.as_fd(),
-            )
+            (host, mount::make_file(dev, name)?)
         }
-        other => other,
-    }
+        made => {
+            made?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let open = || rustix::fs::openat(dev, name, flags, Mode::empty());
+            (open()?, open()?)
+        }
+    };
+    let mount = mount::clone_tree(device.as_fd(), false)?;
+    mount::attach(mount.as_fd(), target.as_fd())
 }
 
 fn add_sys(root: &Root, security: Security) -> Result<(), SetupFailure> {

@@ -1,8 +1,8 @@
 //! What a step may not do: capabilities, system calls, hidden paths, network.
 
-use rbuild::sandbox::{Network, Security};
+use rbuild::sandbox::{MountSource, Network, SandboxMount, Security};
 
-use super::support::Fixture;
+use super::support::{Fixture, bind};
 use super::{Case, has_many_ids};
 
 pub(crate) const CASES: &[Case] = &[
@@ -10,10 +10,12 @@ pub(crate) const CASES: &[Case] = &[
     ("system_calls_are_filtered", system_calls),
     ("an_insecure_step_is_free", insecure),
     ("paths_of_the_kernel_are_hidden", masked),
+    ("mounts_uncover_no_path_of_the_kernel", masked_below_mounts),
     ("paths_of_the_kernel_are_read_only", read_only),
     ("process_1_can_not_be_looked_into", process_1),
     ("network_none_has_loopback_only", network),
     ("devices", devices),
+    ("device_nodes_lead_nowhere", device_nodes),
 ];
 
 /// Lines of `/proc/self/status` by their names.
@@ -124,6 +126,15 @@ fn masked(fixture: &Fixture) {
     }
 }
 
+/// What hides a path is not looked up where a mount of the step's could have put something else.
+fn masked_below_mounts(fixture: &Fixture) {
+    let evil = fixture.directory("evil-dev");
+    std::os::unix::fs::symlink("/proc/keys", evil.join("null")).unwrap();
+    let mut spec = fixture.script("head -c 1 /proc/keys | wc -c; readlink /dev/null");
+    spec.mounts.push(bind(evil, "/dev", false));
+    assert_eq!(fixture.run(spec).output(), "0\n/proc/keys");
+}
+
 fn read_only(fixture: &Fixture) {
     for path in [
         "/proc/sys/kernel/domainname",
@@ -159,6 +170,24 @@ fn network(fixture: &Fixture) {
     let mut spec = fixture.script(&format!("{devices}; ip link show lo | grep -o 'LOOPBACK,UP'; ping -c 1 -W 1 127.0.0.1 >/dev/null && echo pong"));
     spec.network = Network::None;
     assert_eq!(fixture.run(spec).output(), "lo\nLOOPBACK,UP\npong");
+}
+
+/// Where a step may make device nodes (as root on the machine itself), opening one is refused: it
+/// could be the machine's disk.
+fn device_nodes(fixture: &Fixture) {
+    let script = "for place in / /dev/ /dev/shm/ /run/; do \
+        if mknod ${place}node c 1 5; then head -c 1 ${place}node | wc -c; else echo 0; fi; done 2>&1 \
+        | grep -v -i -e 'permission denied' -e 'not permitted'";
+    let mut spec = fixture.script(script);
+    spec.mounts.push(SandboxMount {
+        target: b"/run".to_vec(),
+        source: MountSource::Tmpfs {
+            size: None,
+            mode: 0o755,
+        },
+        read_only: false,
+    });
+    assert_eq!(fixture.run(spec).output(), "0\n0\n0\n0");
 }
 
 fn devices(fixture: &Fixture) {

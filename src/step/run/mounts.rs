@@ -292,7 +292,9 @@ impl StepContext {
     fn fill(&self, folder: &Path, snapshot: &Snapshot, path: &[u8]) -> Result<(), StepError> {
         let copy = Copy {
             from: FileSystem::Scratch,
-            sources: vec![CopySource::Literal(String::from_utf8_lossy(path).into_owned())],
+            sources: vec![CopySource::Literal(
+                String::from_utf8_lossy(path).into_owned(),
+            )],
             destination: "/".to_owned(),
             chown: None,
             chmod: None,
