@@ -168,6 +168,30 @@ fn the_same_content_from_another_stage_is_a_hit() {
 }
 
 #[test]
+fn a_linked_layer_does_not_hang_on_what_is_below_it() {
+    let project = |below: &str| {
+        Project::with(&format!(
+            "
+            FROM scratch
+            COPY {below} /
+            COPY --link tool /srv/bin/tool
+            "
+        ))
+        .file("one", "1")
+        .file("two", "2")
+        .file("tool", "t")
+        .mode("tool", 0o755)
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let first = rbuild.build(&project("one")).image();
+    let (second, log) = rbuild.build(&project("two")).image_and_log();
+    assert_eq!(log.ran(), ["COPY two /"]);
+    assert_eq!(first.layers[1].diff_id, second.layers[1].diff_id);
+    assert_eq!(second.tree().text("two"), "2");
+    assert_eq!(second.tree().get("srv/bin/tool").mode, 0o755);
+}
+
+#[test]
 fn no_cache_runs_everything_and_pull_just_asks() {
     if !needs(&[Need::BaseImages]) {
         return;

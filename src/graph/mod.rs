@@ -192,6 +192,8 @@ pub struct Copy {
     pub chmod: Option<Chmod>,
     /// Local archives are unpacked (ADD).
     pub unpack: bool,
+    /// `--link`: the layer hangs on nothing below it.
+    pub link: bool,
     /// `--exclude` patterns.
     pub exclude: Vec<String>,
     /// Time for directories that are made on the way, in seconds; the newest time among the

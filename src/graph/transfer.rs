@@ -67,6 +67,7 @@ impl StageState {
             chown,
             chmod,
             unpack: is_add && transfer.unpack != Some(false),
+            link: transfer.link,
             // As in BuildKit, variables in these patterns are not expanded.
             exclude: transfer
                 .exclude
@@ -133,9 +134,7 @@ impl StageState {
 
 fn refuse_absent(transfer: &Transfer, is_add: bool, span: Span) -> Result<(), Diagnostic> {
     let instruction = if is_add { "ADD" } else { "COPY" };
-    let flag = if transfer.link {
-        "--link"
-    } else if transfer.parents {
+    let flag = if transfer.parents {
         "--parents"
     } else if transfer.checksum.is_some() {
         "--checksum"

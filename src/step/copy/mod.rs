@@ -17,7 +17,7 @@ use std::sync::Arc;
 use self::destination::{Bytes, Destination, Item, OnTheWay};
 use self::selection::Selector;
 use super::owner::Accounts;
-use super::{StepContext, StepError, StepResult};
+use super::{StepContext, StepError, StepResult, empty_snapshot};
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{Copy, CopySource};
 use crate::ignore::Matcher;
@@ -322,8 +322,29 @@ pub(super) fn select_directory(
 }
 
 impl StepContext {
-    /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`.
+    /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`. With `--link`
+    /// the layer is made as if there was nothing below, and is put on top of whatever there is.
     pub(super) fn copy(
+        &self,
+        copy: &Copy,
+        parent: &Snapshot,
+        tree: Option<&Arc<dyn FileTree>>,
+    ) -> Result<StepResult, StepError> {
+        if !copy.link {
+            return self.copy_onto(copy, parent, tree);
+        }
+        let mut result = self.copy_onto(copy, &empty_snapshot(), tree)?;
+        let mut key = CacheKeyBuilder::new("linked layer");
+        let key = key.key(&parent.key).key(&result.snapshot.key).finish();
+        let layers = parent.layers.iter().chain(&result.snapshot.layers);
+        result.snapshot = Snapshot {
+            layers: layers.copied().collect(),
+            key,
+        };
+        Ok(result)
+    }
+
+    fn copy_onto(
         &self,
         copy: &Copy,
         parent: &Snapshot,

@@ -91,6 +91,7 @@ impl StepContext {
             chown: None,
             chmod: None,
             unpack: false,
+            link: false,
             exclude: Vec::new(),
             directory_time: None,
         };
@@ -299,6 +300,7 @@ impl StepContext {
             chown: None,
             chmod: None,
             unpack: false,
+            link: false,
             exclude: Vec::new(),
             directory_time: None,
         };
