@@ -201,6 +201,24 @@ pub struct Copy {
     pub directory_time: Option<i64>,
 }
 
+impl Copy {
+    /// Copies one path, in which no character means anything else, with owners and modes as they
+    /// are.
+    pub fn literal(from: FileSystem, source: String, destination: &str) -> Self {
+        Self {
+            from,
+            sources: vec![CopySource::Literal(source)],
+            destination: destination.to_owned(),
+            chown: None,
+            chmod: None,
+            unpack: false,
+            link: false,
+            exclude: Vec::new(),
+            directory_time: None,
+        }
+    }
+}
+
 /// One source of COPY or ADD.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CopySource {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::destination::{Bytes, Destination, Item, display};
 use super::{CopyError, Owner, archive};
 use crate::graph::{Copy, CopySource};
-use crate::ignore::{Matcher, glob_match};
+use crate::ignore::{Matcher, glob_match, has_wildcards};
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
 use crate::snapshot::{FileTree, Node};
 use crate::solver::cancel::Cancel;
@@ -217,7 +217,7 @@ impl Selector<'_> {
     /// The paths that a source names: itself, or what its wildcards match, sorted.
     fn expand_wildcards(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, CopyError> {
         let parts: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
-        let Some(first) = parts.iter().position(|part| has_wildcard(part)) else {
+        let Some(first) = parts.iter().position(|part| has_wildcards(part)) else {
             return Ok(vec![path.to_vec()]);
         };
         let Some(tree) = self.tree else {
@@ -249,18 +249,4 @@ impl Selector<'_> {
 /// A path below the root, as trees take it.
 fn relative(path: &str) -> &[u8] {
     path.trim_start_matches('/').as_bytes()
-}
-
-fn has_wildcard(part: &[u8]) -> bool {
-    let mut bytes = part.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => {
-                bytes.next();
-            }
-            b'*' | b'?' | b'[' => return true,
-            _ => {}
-        }
-    }
-    false
 }

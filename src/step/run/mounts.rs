@@ -11,7 +11,7 @@ use super::error::{RunError, failed};
 use super::{HOSTNAME, SCRIPTS, STANDARD, environment};
 use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
-use crate::graph::{Copy, CopySource, FileSystem, InlineFile, Mount, MountKind, Run};
+use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run};
 use crate::layer::apply;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, Writable};
@@ -84,17 +84,8 @@ impl StepContext {
             .map_err(copy::CopyError::Tree)?
             .ok_or_else(missing)?;
         let is_directory = node.entry.is_directory();
-        let copy = Copy {
-            from: FileSystem::Context,
-            sources: vec![CopySource::Literal(source.to_owned())],
-            destination: if is_directory { "/" } else { "/file" }.to_owned(),
-            chown: None,
-            chmod: None,
-            unpack: false,
-            link: false,
-            exclude: Vec::new(),
-            directory_time: None,
-        };
+        let destination = if is_directory { "/" } else { "/file" };
+        let copy = Copy::literal(FileSystem::Context, source.to_owned(), destination);
         let result = self.copy(&copy, &empty_snapshot(), Some(tree))?;
         let inside = if is_directory {
             Vec::new()
@@ -291,19 +282,8 @@ impl StepContext {
 
     /// Gives a new cache folder its first content.
     fn fill(&self, folder: &Path, snapshot: &Snapshot, path: &[u8]) -> Result<(), StepError> {
-        let copy = Copy {
-            from: FileSystem::Scratch,
-            sources: vec![CopySource::Literal(
-                String::from_utf8_lossy(path).into_owned(),
-            )],
-            destination: "/".to_owned(),
-            chown: None,
-            chmod: None,
-            unpack: false,
-            link: false,
-            exclude: Vec::new(),
-            directory_time: None,
-        };
+        let source = String::from_utf8_lossy(path).into_owned();
+        let copy = Copy::literal(FileSystem::Scratch, source, "/");
         let tree: Arc<dyn FileTree> =
             Arc::new(SnapshotTree::new(Arc::clone(&self.materializer), snapshot)?);
         let copied = self.copy(&copy, &empty_snapshot(), Some(&tree))?;
