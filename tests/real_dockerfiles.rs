@@ -14,8 +14,11 @@ fn dockerfile(name: &str) -> String {
     std::fs::read_to_string(repository().join("testdata/dockerfiles").join(name)).unwrap()
 }
 
-/// The Dockerfiles of the Go server, where each puts the program, and what else must be true.
-const GO_SERVERS: [(&str, &str, fn(&Tree)); 5] = [
+/// A Dockerfile, where it puts the program, and what else must be true of the image.
+type GoServer = (&'static str, &'static str, fn(&Tree));
+
+/// The Dockerfiles of the Go server.
+const GO_SERVERS: [GoServer; 5] = [
     ("go-latest.Dockerfile", "app/myapp", |tree| {
         assert_eq!(tree.text("app/go.mod"), "module myapp\n\ngo 1.15\n");
         assert!(tree.has("usr/bin/go"));
