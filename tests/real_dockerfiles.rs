@@ -14,10 +14,10 @@ fn dockerfile(name: &str) -> String {
     std::fs::read_to_string(repository().join("testdata/dockerfiles").join(name)).unwrap()
 }
 
-/// A Dockerfile's name, where it puts the program, and what else must be true of its image.
+/// A Dockerfile, where it puts the program, and what else must be true of the image.
 type GoServer = (&'static str, &'static str, fn(&Tree));
 
-/// The Dockerfiles of the Go server, where each puts the program, and what else must be true.
+/// The Dockerfiles of the Go server.
 const GO_SERVERS: [GoServer; 5] = [
     ("go-latest.Dockerfile", "app/myapp", |tree| {
         assert_eq!(tree.text("app/go.mod"), "module myapp\n\ngo 1.15\n");
@@ -55,7 +55,7 @@ fn serve(user: &User) {
     let rbuild = Rbuild::new(user);
     let name = |file: &str| file.replace(".Dockerfile", "").replace('.', "-") + ":v1";
     for (file, program, check) in GO_SERVERS {
-        eprintln!("{file} as {user:?}");
+        println!("{file} as {user:?}");
         let project = Project::copy_of("testdata/go-hello").dockerfile(&dockerfile(file));
         let name = name(file);
         rbuild
@@ -81,7 +81,7 @@ fn serve(user: &User) {
     }
     let containerd = Containerd::start();
     for (file, ..) in GO_SERVERS {
-        eprintln!("{file} as {user:?}, started");
+        println!("{file} as {user:?}, started");
         let answer = containerd.answer(&registry, &name(file), "http://127.0.0.1:8080/");
         assert_eq!(answer, "Hello, World!");
     }

@@ -20,6 +20,7 @@ fn heights() -> BTreeMap<String, usize> {
             continue;
         };
         for room in rooms.split('`').skip(1).step_by(2) {
+            let room = room.strip_prefix("mod@").unwrap_or(room);
             heights.insert(room.to_owned(), height);
         }
     }
