@@ -20,6 +20,11 @@ use super::tar_member::{
 };
 use super::tar_writer::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 
+/// Metadata of all members together: some five million files with usual names. An index holds it
+/// in memory, and a compressed stream of a few MB can expand to any number of attributes.
+const METADATA_LIMIT: usize = 512 << 20;
+/// What an entry takes beside its names and attributes.
+const ENTRY_SIZE: usize = 100;
 /// What aufs kept for itself in layers of old; not a deletion.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
@@ -73,6 +78,15 @@ pub enum TarReadError {
         path: String,
         /// The id.
         id: i128,
+    },
+    /// More files, names and attributes than memory should hold.
+    #[error(
+        "the tar stream holds more than {} MiB of names and extended attributes after {position} bytes",
+        METADATA_LIMIT >> 20
+    )]
+    TooMuchMetadata {
+        /// Bytes read so far.
+        position: u64,
     },
     /// Entries that don't go together.
     #[error(transparent)]
@@ -187,6 +201,8 @@ pub(super) struct TarReader<R> {
     remaining: u64,
     /// Zero bytes after that content.
     padding: u64,
+    /// Bytes of metadata that may still come.
+    metadata_left: usize,
 }
 
 impl<R: Read> TarReader<R> {
@@ -196,6 +212,7 @@ impl<R: Read> TarReader<R> {
             position: 0,
             remaining: 0,
             padding: 0,
+            metadata_left: METADATA_LIMIT,
         }
     }
 
@@ -241,6 +258,10 @@ impl<R: Read> TarReader<R> {
                 continue;
             }
             let (entry, size) = parse_member(&block, start, extended, size)?;
+            self.metadata_left = self
+                .metadata_left
+                .checked_sub(metadata_size(&entry))
+                .ok_or(TarReadError::TooMuchMetadata { position: start })?;
             self.start_content(size);
             return Ok(Some(Entry {
                 offset: entry.is_file().then_some(self.position),
@@ -378,6 +399,13 @@ impl<R: Read> Read for Content<'_, R> {
         reader.position += n as u64;
         Ok(n)
     }
+}
+
+/// About what an entry takes in memory.
+fn metadata_size(entry: &Entry) -> usize {
+    let attributes = entry.xattrs.iter();
+    let attributes = attributes.map(|(name, value)| ENTRY_SIZE + name.len() + value.len());
+    ENTRY_SIZE + entry.path.len() + entry.link.len() + attributes.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -580,3 +580,21 @@ mod any_bytes {
         }
     }
 }
+
+#[test]
+fn metadata_is_bounded_however_well_it_compresses() {
+    let tar = raw_tar(&[raw('0', "a", ""), raw('0', "b", ""), raw('0', "c", "")]);
+    let mut reader = TarReader::new(tar.as_slice());
+    reader.metadata_left = 2 * (ENTRY_SIZE + 1);
+    for name in [b"a", b"b"] {
+        assert_eq!(reader.next_entry().unwrap().unwrap().path, name);
+    }
+    let error = reader.next_entry().unwrap_err();
+    let second = TarReadError::TooMuchMetadata { position: 1024 };
+    assert_eq!(error.to_string(), second.to_string());
+
+    let mut entry = Entry::new("a", EntryKind::Symlink);
+    entry.link = b"target".to_vec();
+    entry.xattrs.insert(b"user.x".to_vec(), b"value".to_vec());
+    assert_eq!(metadata_size(&entry), 2 * ENTRY_SIZE + 1 + 6 + 6 + 5);
+}
