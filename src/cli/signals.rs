@@ -1,16 +1,21 @@
-//! Signals: the first one stops the work in order, a second interrupt ends the process at once.
+//! Signals: the first one stops the work in order, a second one ends the process at once, and so
+//! does time: whatever doesn't stop within [`PATIENCE`] is left to the kernel.
 //!
 //! A signal that is ignored when rbuild starts (`nohup`, a shell's background job) stays ignored.
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Failure, SIGPIPE};
 use crate::solver::cancel::Cancel;
+
+/// How long the work may take to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const SIGHUP: u8 = 1;
 const SIGINT: u8 = 2;
@@ -49,11 +54,16 @@ impl Interrupt {
 
     async fn serve(self, number: u8, mut arriving: Signal) {
         while arriving.recv().await.is_some() {
-            if self.token.is_cancelled() && number == SIGINT {
+            if self.token.is_cancelled() {
                 // Sandboxes end by themselves when this process is gone.
                 std::process::exit(i32::from(128 + number));
             }
             self.stop(number);
+            tokio::spawn(async move {
+                tokio::time::sleep(PATIENCE).await;
+                // Something blocks that can't be told to stop, such as the opening of a FIFO.
+                std::process::exit(i32::from(128 + number));
+            });
         }
     }
 

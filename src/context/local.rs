@@ -208,6 +208,14 @@ impl FileTree for LocalTree {
             .open_at(&node.entry.path, flags)
             .map_err(|error| error.source)
             .map_err(TreeError::file(&node.entry.path))?;
+        // What was a file when it was looked at may have become a FIFO or a device since.
+        let stat = rustix::fs::fstat(&file)
+            .map_err(io::Error::from)
+            .map_err(TreeError::file(&node.entry.path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let changed = io::Error::other("it is no longer a regular file");
+            return Err(TreeError::file(&node.entry.path)(changed));
+        }
         Ok(Box::new(File::from(file)))
     }
 

@@ -86,8 +86,7 @@ impl Accounts {
         if let Some(group) = self.groups().find(|group| group.name == text) {
             return Ok(group.gid);
         }
-        text.parse()
-            .map_err(|_| UnknownOwner::Group(text.to_owned()))
+        id(text).ok_or_else(|| UnknownOwner::Group(text.to_owned()))
     }
 
     /// `--chown`, and the owner of a WORKDIR: a number without a group is its own group.
@@ -95,7 +94,7 @@ impl Accounts {
         let (user, group) = split(spec);
         let (uid, own_group) = if user.is_empty() {
             (0, 0)
-        } else if let Ok(uid) = user.parse() {
+        } else if let Some(uid) = id(user) {
             (uid, uid)
         } else {
             let user = self
@@ -115,7 +114,7 @@ impl Accounts {
     pub(super) fn exec_user(&self, spec: &str) -> Result<ExecUser, UnknownOwner> {
         let (name, group) = split(spec);
         let name = if name.is_empty() { "0" } else { name };
-        let number = name.parse::<u32>().ok();
+        let number = id(name);
         let user = self
             .users()
             .find(|user| user.name == name)
@@ -142,6 +141,11 @@ impl Accounts {
             home: if home.is_empty() { "/" } else { home }.to_owned(),
         })
     }
+}
+
+/// A number as an id; the highest one means "no change" to the kernel and names nobody.
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 fn split(spec: &str) -> (&str, Option<&str>) {
@@ -202,6 +206,7 @@ mod tests {
         );
         assert_eq!(accounts().exec_user("").unwrap().home, "/root");
         assert!(accounts().exec_user("ghost").is_err());
+        assert!(accounts().exec_user("4294967295").is_err());
     }
 
     #[test]
