@@ -8,6 +8,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
@@ -46,7 +47,7 @@ pub(super) fn run(init: Init<'_>) -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let Init {
         spec,
-        files,
+        mut files,
         report: to,
         lifeline,
         filter,
@@ -55,7 +56,7 @@ pub(super) fn run(init: Init<'_>) -> ! {
     kept.extend(files.descriptors().map(AsRawFd::as_raw_fd));
     let outcome = keep_only(&mut kept)
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
-        .and_then(|()| prepare(spec, &files))
+        .and_then(|()| prepare(spec, &mut files))
         .and_then(|()| {
             let step = start_step(spec, &files, &to, filter)?;
             // The readers of the step's output see its end when the step's processes are gone.
@@ -112,7 +113,7 @@ pub(super) fn open_descriptors() -> Result<Vec<RawFd>, Errno> {
 }
 
 /// Makes everything around the step.
-fn prepare(spec: &SandboxSpec, files: &StepFiles) -> Result<(), SetupFailure> {
+fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure> {
     rustix::process::umask(rustix::fs::Mode::empty());
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(|errno| SetupFailure::new(Stage::Hostname, "can't set the host name", errno))?;
@@ -123,6 +124,15 @@ fn prepare(spec: &SandboxSpec, files: &StepFiles) -> Result<(), SetupFailure> {
     }
     let mut filesystem = RootFilesystem::mount(spec)?;
     standard_mounts::add(&filesystem, spec.security)?;
+    if files.stdin.is_none() {
+        // Now, for a mount of the step's may put anything in its place.
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let null = filesystem.root.open_at(b"dev/null", flags);
+        files.stdin = Some(null.map_err(|error| {
+            let errno = Errno::from_io_error(&error.source).unwrap_or(Errno::IO);
+            SetupFailure::new(Stage::Process, "can't open /dev/null", errno)
+        })?);
+    }
     for mount in &spec.mounts {
         filesystem.add(mount, spec, &files.passed)?;
     }

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Access, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -97,19 +97,9 @@ fn set_up(
 }
 
 fn set_streams(files: &StepFiles) -> Result<(), Errno> {
-    let null;
-    let stdin = match &files.stdin {
-        Some(stdin) => stdin,
-        None => {
-            null = rustix::fs::open(
-                "/dev/null",
-                OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
-                Mode::empty(),
-            )?;
-            &null
-        }
-    };
-    rustix::stdio::dup2_stdin(stdin)?;
+    if let Some(stdin) = &files.stdin {
+        rustix::stdio::dup2_stdin(stdin)?;
+    }
     rustix::stdio::dup2_stdout(&files.stdout)?;
     rustix::stdio::dup2_stderr(&files.stderr)
 }
