@@ -40,19 +40,25 @@ fn builds_and_says(user: &User) {
 
 #[test]
 fn builds_with_no_registry_and_nothing_installed() {
+    if !needs(&[Need::Sandbox]) {
+        return;
+    }
     each_user(builds_and_says);
 }
 
 /// No name in /etc/passwd, no subordinate ids, no set-uid helper: one id is enough here.
 #[test]
 fn builds_as_a_user_that_the_machine_does_not_know() {
-    if needs(&[Need::Root]) {
+    if needs(&[Need::Root, Need::Sandbox]) {
         builds_and_says(&User::stranger());
     }
 }
 
 #[test]
 fn a_build_argument_changes_the_greeting() {
+    if !needs(&[Need::Sandbox]) {
+        return;
+    }
     each_user(|user| {
         let image = Rbuild::new(user)
             .build_at(repository().join("examples/hello"))
@@ -64,6 +70,9 @@ fn a_build_argument_changes_the_greeting() {
 
 #[test]
 fn what_is_built_greets() {
+    if !needs(&[Need::Sandbox]) {
+        return;
+    }
     let project = Project::copy_of("examples/hello");
     each_user(|user| {
         let dockerfile = format!(

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use super::{repository, user};
+use super::{Rbuild, User, repository, user};
 
 /// Something that a fresh machine with just Rust and a C compiler may lack.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub(crate) enum Need {
     Root,
     /// Debian's package mirrors.
     PackageMirror,
+    /// A sandbox for RUN steps: not where, say, a container's own filter forbids namespaces.
+    Sandbox,
 }
 
 /// Whether the test can run; where it can't, says why on standard error. With
@@ -80,12 +83,29 @@ impl Need {
                 None
             }
             Need::Root => (!user::is_root()).then(|| "it runs as root only".into()),
+            Need::Sandbox => no_sandbox(),
             Need::PackageMirror => {
                 let there = Path::new("/etc/apt").is_dir() && package_mirror_answers();
                 (!there).then(|| "no Debian package mirror can be reached".into())
             }
         }
     }
+}
+
+/// Why no RUN step can be run here, in rbuild's own words.
+fn no_sandbox() -> Option<String> {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
+    REASON
+        .get_or_init(|| {
+            let hello = repository().join("examples/hello");
+            let finished = Rbuild::new(&User::Caller).build_at(hello).run();
+            finished
+                .stderr
+                .lines()
+                .find(|line| line.contains("this machine gives none"))
+                .map(str::to_owned)
+        })
+        .clone()
 }
 
 /// Whether the first http mirror of the machine's apt sources answers, or a proxy is set.

@@ -180,7 +180,9 @@ impl Containerd {
         let image = self.pull(registry, name);
         let network = Network::new();
         let joined = format!("network:/run/netns/{}", network.0);
-        self.ctr(&["run", "--detach", "--with-ns", &joined, &image, "server"])
+        // The runtime's own state is the machine's, so the name must be nobody else's.
+        let server = network.0.as_str();
+        self.ctr(&["run", "--detach", "--with-ns", &joined, &image, server])
             .ok();
         let begun = Instant::now();
         let answer = loop {
@@ -190,14 +192,14 @@ impl Containerd {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        let _ = self.ctr(&["task", "kill", "--signal", "9", "server"]);
+        let _ = self.ctr(&["task", "kill", "--signal", "9", server]);
         let gone = Instant::now();
-        while !self.ctr(&["task", "delete", "server"]).status.success()
+        while !self.ctr(&["task", "delete", server]).status.success()
             && gone.elapsed() < Duration::from_secs(10)
         {
             std::thread::sleep(Duration::from_millis(50));
         }
-        let _ = self.ctr(&["container", "delete", "server"]);
+        let _ = self.ctr(&["container", "delete", server]);
         answer.ok().text()
     }
 }
