@@ -78,7 +78,21 @@ pub(crate) fn podman_tree(registry: &Registry, name: &str) -> Tree {
     let tree = Tree::of_folder(Path::new(&mounted));
     podman(&["image", "unmount", "--force", &image]).ok();
     let _ = podman(&["system", "reset", "--force"]);
+    unmount_below(folder.path());
     tree
+}
+
+/// Takes off the mounts that a tool has left in its folder, so that the folder can be removed.
+fn unmount_below(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let left = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|place| Path::new(place).starts_with(folder));
+    for place in left {
+        let _ = run("umount", &["--lazy", place]);
+    }
 }
 
 /// A containerd of its own, with runc; it ends when dropped. One at a time: its shims and
@@ -216,6 +230,9 @@ impl Drop for Containerd {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(folder) = &self.folder {
+            unmount_below(folder.path());
         }
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
