@@ -12,7 +12,7 @@ use super::needs::{Need, base_images, program};
 pub(crate) struct Registry {
     child: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    storage: Option<tempfile::TempDir>,
 }
 
 impl Registry {
@@ -21,10 +21,14 @@ impl Registry {
         let folder = tempfile::tempdir().unwrap();
         let storage = folder.path().join("storage");
         std::fs::create_dir(&storage).unwrap();
-        Registry::serve(&storage, false, folder)
+        let mut registry = Registry::serve(&storage, false);
+        registry.storage = Some(folder);
+        registry
     }
 
-    fn serve(storage: &Path, read_only: bool, folder: tempfile::TempDir) -> Registry {
+    fn serve(storage: &Path, read_only: bool) -> Registry {
+        // It reads its settings once, so they can go when it listens.
+        let folder = tempfile::tempdir().unwrap();
         let settings = folder.path().join("registry.yml");
         let text = format!(
             "version: 0.1\n\
@@ -63,7 +67,7 @@ impl Registry {
         Registry {
             child,
             port,
-            _folder: folder,
+            storage: None,
         }
     }
 
@@ -99,7 +103,7 @@ pub(crate) fn base_image_mirror() -> Option<&'static str> {
             // happened to ask first.
             std::thread::spawn(move || {
                 let storage = base_images().join("registry");
-                let registry = Registry::serve(&storage, true, tempfile::tempdir().unwrap());
+                let registry = Registry::serve(&storage, true);
                 send.send(format!("http://{}", registry.address())).unwrap();
                 loop {
                     std::thread::sleep(Duration::from_secs(3600));
