@@ -55,15 +55,11 @@ pub(super) fn assemble(
         size += bytes;
     }
     let mut config = lowered.config;
-    let times = steps
+    let made: Vec<Timestamp> = steps
         .iter()
-        .map(|index| solved.get(index).map(|result| result.created));
-    date_history(
-        &mut config,
-        base,
-        times.flatten(),
-        request.source_date_epoch,
-    );
+        .filter_map(|index| Some(solved.get(index)?.created))
+        .collect();
+    date_history(&mut config, base, &made, request.source_date_epoch);
     config.rootfs.diff_ids = diff_ids;
     let config_bytes = config.to_bytes();
     let id = ImageId(Digest::of(&config_bytes));
@@ -137,7 +133,7 @@ fn rewritten(
 fn date_history(
     config: &mut ImageConfig,
     base_layers: usize,
-    mut made: impl Iterator<Item = Timestamp>,
+    made: &[Timestamp],
     epoch: Option<Timestamp>,
 ) {
     let known = config
@@ -145,9 +141,8 @@ fn date_history(
         .iter()
         .filter(|entry| !entry.empty_layer)
         .count();
-    let new = made.size_hint().1.unwrap_or(0);
     // Some base images tell less of their history than they have layers.
-    for _ in known.saturating_sub(new)..base_layers {
+    for _ in known.saturating_sub(made.len())..base_layers {
         let entry = History {
             comment: "history of the base image is missing".to_owned(),
             ..History::default()
@@ -161,12 +156,12 @@ fn date_history(
         .filter(|(_, entry)| !entry.empty_layer)
         .nth(base_layers)
         .map_or(config.history.len(), |(place, _)| place);
+    let mut made = made.iter().copied();
     for entry in config.history[first_new..]
         .iter_mut()
         .filter(|entry| !entry.empty_layer)
     {
-        let time = made.next();
-        entry.created = entry.created.or(epoch).or(time);
+        entry.created = entry.created.or(epoch).or(made.next());
     }
     let mut created = None;
     let mut gap = false;
@@ -194,4 +189,33 @@ fn date_history(
     }
     let last = config.history.last().and_then(|entry| entry.created);
     config.created = epoch.or(last).or(Some(Timestamp::from_seconds(0)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_tells_no_history_gets_one_for_each_layer() {
+        let mut config = ImageConfig::default();
+        config.push_history(None, "COPY a / # buildkit", false);
+        config.push_history(None, "CMD [\"a\"]", true);
+        let made = Timestamp::from_seconds(7);
+        date_history(&mut config, 2, &[made], None);
+        let told: Vec<_> = config
+            .history
+            .iter()
+            .map(|entry| (entry.created_by.as_str(), entry.created))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("", Some(made)),
+                ("", Some(made)),
+                ("COPY a / # buildkit", Some(made)),
+                ("CMD [\"a\"]", Some(made)),
+            ]
+        );
+        assert_eq!(config.created, Some(made));
+    }
 }

@@ -29,7 +29,7 @@ use crate::sandbox::{
     HostPath, Launcher, Network, Outcome, SandboxFiles, SandboxSpec, Security, Writable,
     XattrNamespace,
 };
-use crate::snapshot::{Content, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::solver::events::{Event, LogStream, VertexId};
 use crate::store::{NewLayer, PendingTree};
 
@@ -208,8 +208,8 @@ impl StepContext {
                 .materializer
                 .content(*layer)
                 .map_err(io::Error::other)?;
-            let inode = view.inode(*found).unwrap_or(*found);
-            open_content(&content, &inode)
+            let reader: Box<dyn Read> = content.open(found.entry)?;
+            Ok(reader)
         };
         let index = diff::index_tree(
             directory.as_fd(),
@@ -224,11 +224,6 @@ impl StepContext {
         upper.commit(layer)?;
         self.finished(key, parent, layer)
     }
-}
-
-fn open_content(content: &Content, found: &Found<'_>) -> io::Result<Box<dyn Read>> {
-    let reader: Box<dyn Read> = content.open(found.entry)?;
-    Ok(reader)
 }
 
 /// The key of everything that a step's result hangs on.
