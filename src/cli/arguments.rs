@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
 use super::commands::images::ImagesArguments;
@@ -121,7 +121,9 @@ pub fn parse(
     environment: &Environment,
 ) -> Result<Invocation, Stop> {
     let words: Vec<OsString> = words.into_iter().skip(1).collect();
-    let words = spelling::normalise(words, &|word| Path::new(word).is_dir())?;
+    let known = Line::command();
+    let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
+    let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
     let line = Line::try_parse_from(line).map_err(stop)?;
     let Some(command) = line.command else {
@@ -215,8 +217,6 @@ fn first_line(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
     use crate::sandbox::Rung;
 

@@ -5,13 +5,13 @@
 //! - global options before the command mean the same behind it;
 //! - `--no-cache=true` means `--no-cache`, `--no-cache=false` takes it back.
 //!
-//! Words are compared, nothing is opened; whether a word is a folder is asked of the caller.
+//! Words are compared, nothing is opened; whether a word is a command or a folder is asked of the
+//! caller.
 
 use std::ffi::{OsStr, OsString};
 
 use super::error::Failure;
 
-const COMMANDS: [&str; 7] = ["build", "push", "pull", "tag", "images", "version", "help"];
 /// Global options that take their value as the next word.
 const GLOBAL_WITH_VALUE: [&str; 4] = [
     "--root",
@@ -52,15 +52,16 @@ const GROUPS: [(&str, &[(&str, &str)]); 3] = [
 /// Brings the words behind the program's name into the form that clap knows.
 pub(super) fn normalise(
     words: Vec<OsString>,
+    is_command: &dyn Fn(&str) -> bool,
     is_directory: &dyn Fn(&OsStr) -> bool,
 ) -> Result<Vec<OsString>, Failure> {
-    let mut words = insert_command(words, is_directory)?;
+    let mut words = insert_command(words, is_command, is_directory)?;
     // clap would let an option behind the command replace the same one before it; `-v` counts
     // and `--registry-mirror` gathers wherever they stand.
     if let Some(at) = first_word(&words)
-        && COMMANDS
-            .iter()
-            .any(|command| words[at] == *command && *command != "help")
+        && words[at]
+            .to_str()
+            .is_some_and(|word| word != "help" && is_command(word))
     {
         words[..=at].rotate_right(1);
     }
@@ -69,6 +70,7 @@ pub(super) fn normalise(
 
 fn insert_command(
     mut words: Vec<OsString>,
+    is_command: &dyn Fn(&str) -> bool,
     is_directory: &dyn Fn(&OsStr) -> bool,
 ) -> Result<Vec<OsString>, Failure> {
     let Some(at) = first_word(&words) else {
@@ -81,7 +83,7 @@ fn insert_command(
     {
         return replace_group(words, at, group, members);
     }
-    if matches!(&*text, "-h" | "--help" | "-V" | "--version") || COMMANDS.contains(&&*text) {
+    if matches!(&*text, "-h" | "--help" | "-V" | "--version") || is_command(&text) {
         return Ok(words);
     }
     if text.starts_with('-') || is_path(&text) || is_directory(&first) {
@@ -194,7 +196,8 @@ mod tests {
 
     fn normalised(line: &str) -> Result<String, Failure> {
         let words = line.split_whitespace().map(OsString::from).collect();
-        let words = normalise(words, &|word| word == "app")?;
+        let is_command = |word: &str| matches!(word, "build" | "push" | "images");
+        let words = normalise(words, &is_command, &|word| word == "app")?;
         Ok(words
             .iter()
             .map(|word| word.to_string_lossy())
