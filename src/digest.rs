@@ -172,6 +172,11 @@ impl ChainId {
 pub struct CacheKey([u8; 32]);
 
 impl CacheKey {
+    /// From the raw 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -137,6 +137,13 @@ impl Reference {
         self
     }
 
+    /// The same name and digest without a tag.
+    #[must_use]
+    pub fn without_tag(mut self) -> Self {
+        self.tag = None;
+        self
+    }
+
     /// The same name and tag without a digest.
     #[must_use]
     pub fn without_digest(mut self) -> Self {

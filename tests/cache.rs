@@ -282,3 +282,29 @@ fn a_store_of_another_user_is_refused_with_the_fix() {
         root.build(&project).fails().says(&["RBUILD_ROOT"]);
     });
 }
+
+#[test]
+fn what_followed_one_run_of_a_command_never_follows_another() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    // The first step counts its runs; the second one fails when it is told to.
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --mount=type=cache,target=/c echo x >> /c/runs; wc -l < /c/runs > /number; \\
+            if [ $(cat /number) = 2 ]; then touch /c/fail; fi
+        RUN --mount=type=cache,target=/c if [ -e /c/fail ]; then rm /c/fail; exit 1; fi; cp /number /copy
+        ",
+    );
+    let rbuild = Rbuild::new(&User::Caller);
+    let copy_and_run = |image: &crate::support::Image| {
+        let tree = image.tree();
+        (tree.text("number"), tree.text("copy"))
+    };
+    let first = rbuild.build(&project).image();
+    assert_eq!(copy_and_run(&first), ("1\n".into(), "1\n".into()));
+    rbuild.build(&project).args(["--no-cache"]).fails();
+    let third = rbuild.build(&project).image();
+    assert_eq!(copy_and_run(&third), ("2\n".into(), "2\n".into()));
+}

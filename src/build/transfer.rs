@@ -90,7 +90,17 @@ fn keep(
         size: size.map(|blob| blob.size).sum(),
     })?;
     store.tag(reference, &image.id)?;
+    if let Ok(name) = image.name.parse::<Reference>()
+        && let Some(manifest) = name.digest()
+    {
+        store.put_manifest(&image.id, &by_digest(reference, *manifest))?;
+    }
     Ok(image.id)
+}
+
+/// The name by digest of what a registry has under `reference`.
+fn by_digest(reference: &Reference, manifest: BlobDigest) -> Reference {
+    reference.clone().without_tag().with_digest(manifest)
 }
 
 /// Pushes the image of the store that has this name to the registry of the name.
@@ -141,6 +151,7 @@ pub async fn push(
         reference: reference.to_string(),
         source,
     })?;
+    store.put_manifest(&id, &by_digest(reference, pushed.manifest))?;
     environment.store.sync()?;
     Ok(pushed)
 }

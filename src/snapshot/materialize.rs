@@ -1,5 +1,6 @@
 //! Makes one shape of a layer from another: index, content, tree.
 //!
+//! Layers are held before anything of them is used, so that nobody prunes them meanwhile.
 //! Every plain tar that passes here is hashed and compared with the layer's diff ID before what
 //! was made from it is kept. Each shape is made once: whoever wants one that another thread or
 //! process is making waits for it.
@@ -111,6 +112,7 @@ impl Materializer {
     /// # Errors
     /// When a layer without an index can't be read.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
+        self.store.hold(&snapshot.layers)?;
         self.fetch_missing(&snapshot.layers, |layer| {
             Ok(self.store.index(layer)?.is_none())
         })?;
@@ -127,6 +129,7 @@ impl Materializer {
     /// # Errors
     /// When it has to be made and the layer can't be read.
     pub fn index(&self, layer: LayerId) -> Result<Arc<Index>, SnapshotError> {
+        self.store.hold(&[layer])?;
         if let Some(index) = self.store.index(layer)? {
             return Ok(index);
         }
@@ -146,6 +149,7 @@ impl Materializer {
     /// # Errors
     /// When the layer can't be had.
     pub fn content(&self, layer: LayerId) -> Result<Content, SnapshotError> {
+        self.store.hold(&[layer])?;
         if let Some(tree) = self.store.tree(layer, &self.form)? {
             let root = Root::open(&tree)
                 .map_err(|error| SnapshotError::io(tree.display().to_string())(error.source))?;
@@ -161,6 +165,7 @@ impl Materializer {
     /// # Errors
     /// When the layer can't be had as one.
     pub fn plain_tar(&self, layer: LayerId) -> Result<File, SnapshotError> {
+        self.store.hold(&[layer])?;
         let _lock = self.lock(layer)?;
         let diff_id = self.required_diff_id(layer)?;
         self.plain(layer, diff_id)
@@ -188,6 +193,7 @@ impl Materializer {
     /// # Errors
     /// When a layer can't be had or unpacked.
     pub fn trees(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.store.hold(&snapshot.layers)?;
         self.fetch_missing(&snapshot.layers, |layer| {
             Ok(self.store.tree(layer, &self.form)?.is_none())
         })?;

@@ -10,6 +10,7 @@ use crate::time::Timestamp;
 impl StepContext {
     pub(super) fn image(&self, image: &BaseImage) -> Result<StepResult, StepError> {
         let layers = layers_of(&self.materializer, image)?;
+        self.store().mark_as_base(&layers)?;
         let key = match ChainId::of(&image.config.rootfs.diff_ids) {
             Some(chain_id) => CacheKeyBuilder::new("image layers")
                 .field(chain_id.0.as_bytes())
@@ -42,7 +43,10 @@ pub fn layers_of(
             continue;
         };
         let layer = match (base.stored, store.layer_by_chain(&chain_id)?) {
-            (Some(layer), _) => layer,
+            (Some(layer), _) => {
+                store.hold(&[layer])?;
+                layer
+            }
             (None, Some(layer)) => layer.id,
             (None, None) => store.create_layer(&NewLayer {
                 diff_id: Some(base.diff_id),

@@ -20,7 +20,10 @@ impl Store {
         };
         let path = self.blob_path(digest);
         match File::open(&path) {
-            Ok(file) if size_of(&file).action("examine", &path)? == size => Ok(Some(file)),
+            // Held, or removed since: then it is as good as absent.
+            Ok(file) if size_of(&file).action("examine", &path)? == size => {
+                Ok(self.hold_blob(digest)?.then_some(file))
+            }
             Ok(_) => self.forget_blob(digest),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget_blob(digest),
             Err(error) => Err(error).action("open", &path),
@@ -100,7 +103,7 @@ impl Store {
         writer.commit(Some(digest)).map(|(digest, _)| digest)
     }
 
-    fn blob_path(&self, digest: &BlobDigest) -> PathBuf {
+    pub(super) fn blob_path(&self, digest: &BlobDigest) -> PathBuf {
         self.inner.root.join("blobs/sha256").join(digest.hex())
     }
 
@@ -163,11 +166,19 @@ impl BlobWriter {
             return Ok(());
         }
         let place = self.store.blob_path(&digest);
-        std::fs::rename(&self.path, &place).action("create", &place)?;
         let inner = &self.store.inner;
-        inner
-            .database
-            .write(|transaction| Ok(sql::put_blob(transaction, &digest, size, &inner.boot)?))
+        // Inside the transaction: whoever removes blobs does so in one, too.
+        inner.database.write(|transaction| {
+            std::fs::rename(&self.path, &place).action("create", &place)?;
+            let session = inner.session;
+            Ok(sql::put_blob(
+                transaction,
+                &digest,
+                size,
+                &inner.boot,
+                session,
+            )?)
+        })
     }
 }
 

@@ -32,7 +32,12 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn cached(&self, key: &CacheKey) -> Result<Option<CacheRecord>, StoreError> {
-        self.inner.database.read(|c| sql::cached(c, key))
+        let found = self.inner.database.read(|c| sql::cached(c, key))?;
+        let held = match found.as_ref().and_then(|record| record.layer) {
+            Some(layer) => self.try_hold(&[layer])?,
+            None => true,
+        };
+        Ok(found.filter(|_| held))
     }
 
     /// Remembers what a step gave.

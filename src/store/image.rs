@@ -38,7 +38,7 @@ impl Store {
                     return Err(StoreError::MissingLayer(*layer))?;
                 }
             }
-            Ok(sql::put_image(transaction, image)?)
+            Ok(sql::put_image(transaction, image, self.inner.session)?)
         })
     }
 
@@ -90,6 +90,25 @@ impl Store {
     /// When the database fails.
     pub fn resolve(&self, reference: &Reference) -> Result<Option<ImageId>, StoreError> {
         self.inner.database.read(|c| sql::tagged(c, reference))
+    }
+
+    /// Remembers a name by digest, such as `example.org/app@sha256:…`, under which a registry has
+    /// the image.
+    ///
+    /// # Errors
+    /// When there is no such image, or the database fails.
+    pub fn put_manifest(&self, id: &ImageId, reference: &Reference) -> Result<(), StoreError> {
+        self.inner
+            .database
+            .write(|transaction| Ok(sql::put_manifest(transaction, id, reference)?))
+    }
+
+    /// The names by digest under which registries have, or had, the image.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn manifests(&self, id: &ImageId) -> Result<Vec<Reference>, StoreError> {
+        self.inner.database.read(|c| sql::manifests(c, id))
     }
 
     /// All images with their names, newest first; an image without a name has an empty list.

@@ -81,9 +81,12 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn layer_by_chain(&self, chain_id: &ChainId) -> Result<Option<Layer>, StoreError> {
-        self.inner
+        let found = self
+            .inner
             .database
-            .read(|c| sql::layer_by_chain(c, chain_id))
+            .read(|c| sql::layer_by_chain(c, chain_id))?;
+        let Some(layer) = found else { return Ok(None) };
+        Ok(self.try_hold(&[layer.id])?.then_some(layer))
     }
 
     /// Makes a layer. Where one with the same chain ID is there, that one is given, completed
@@ -92,9 +95,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn create_layer(&self, new: &NewLayer) -> Result<LayerId, StoreError> {
+        let session = self.inner.session;
         self.inner
             .database
-            .write(|transaction| Ok(sql::create_layer(transaction, new)?))
+            .write(|transaction| Ok(sql::create_layer(transaction, new, session)?))
     }
 
     /// Records a layer's diff ID and the size of its plain tar in bytes.
@@ -192,18 +196,19 @@ impl Store {
         let path = self.index_path(&key.hex());
         let beside = self.inner.temporary.new_path();
         std::fs::write(&beside, &bytes).action("write", &beside)?;
-        std::fs::rename(&beside, &path).action("create", &path)?;
-        self.inner
-            .database
-            .write(|transaction| match sql::set_index(transaction, id, &key)? {
+        // Inside the transaction: whoever removes indexes does so in one, too.
+        self.inner.database.write(|transaction| {
+            std::fs::rename(&beside, &path).action("create", &path)?;
+            match sql::set_index(transaction, id, &key)? {
                 true => Ok(()),
                 false => Err(StoreError::MissingLayer(id))?,
-            })?;
+            }
+        })?;
         self.indexes().insert(id, Arc::new(index.clone()));
         Ok(())
     }
 
-    fn index_path(&self, name: &str) -> PathBuf {
+    pub(super) fn index_path(&self, name: &str) -> PathBuf {
         self.inner.root.join("indexes").join(name)
     }
 

@@ -38,6 +38,12 @@
 //! nobody holds. A lock file is unlinked by its holder, so whoever gets a lock checks that the
 //! name still leads to the file it locked.
 //!
+//! **Nobody's work is removed under him.** Each process has a session, a number that only grows,
+//! for as long as it holds its temporary folder. It marks what it uses with that number, before it
+//! relies on it ([`Store::hold`]). What bears the number of the oldest living session or a greater
+//! one is never removed. Files leave their places in the transaction that removes their rows, as
+//! they came.
+//!
 //! **Only its owner uses a store.** A root that belongs to another user id is refused; so are one
 //! that others may write to and a folder full of something else.
 //!
@@ -55,10 +61,13 @@ mod image;
 mod import;
 mod layer;
 mod lock;
+mod prune;
 mod root;
+mod session;
 mod sql;
 mod temporary;
 mod tree;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -74,15 +83,18 @@ pub use image::ImageRecord;
 pub use import::{ImportError, ImportedImage, ImportedLayer, Selection};
 pub use layer::{CompressedBlob, Layer, LayerId, NewLayer};
 pub use lock::Lock;
+pub use prune::{Left, Prune, PruneImages, Pruned};
 pub use root::{RootChoice, RootEnvironment, default_root};
 pub use temporary::Scratch;
 pub use tree::PendingTree;
+pub use usage::{CacheMountUsage, LayerUsage, Usage};
 
 use crate::digest::CacheKey;
 use crate::layer::form::Form;
 use crate::layer::index::Index;
 use database::Database;
 use error::Action;
+use session::{Held, Session};
 use temporary::TemporaryFolder;
 
 /// One store, opened. Clones share everything; every method may be called from any thread and
@@ -100,6 +112,9 @@ struct Inner {
     temporary: TemporaryFolder,
     /// Names the running boot; see the module's second invariant.
     boot: String,
+    /// What this process uses is marked with it.
+    session: Session,
+    held: Mutex<Held>,
     indexes: Mutex<BTreeMap<LayerId, Arc<Index>>>,
 }
 
@@ -141,6 +156,7 @@ impl Store {
         let database = Database::open(&root, root::is_shared(&directory))?;
         temporary::remove_stale(&root.join("tmp"))?;
         let temporary = TemporaryFolder::create(&root.join("tmp"))?;
+        let session = session::begin(&database, &root.join("tmp"), &temporary)?;
         let store = Self {
             inner: Arc::new(Inner {
                 root,
@@ -148,6 +164,8 @@ impl Store {
                 database,
                 temporary,
                 boot,
+                session,
+                held: Mutex::default(),
                 indexes: Mutex::new(BTreeMap::new()),
             }),
         };
@@ -196,9 +214,11 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn cache_mount(&self, id: &CacheKey, form: &Form) -> Result<PathBuf, StoreError> {
-        let parent = self.inner.root.join("mounts").join(form.id());
+        let form = form.id();
+        let parent = self.inner.root.join("mounts").join(&form);
         create_directory(&parent, false)?;
         let path = parent.join(id.hex());
+        self.hold_mount(&form, id)?;
         match DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => set_mode(&path, 0o755)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
+use super::session::Session;
 use super::{CacheRecord, CompressedBlob, ImageRecord, Layer, LayerId, NewLayer, RemoteRecord};
 use crate::digest::{BlobDigest, CacheKey, ChainId, DiffId, Digest, ImageId};
 use crate::platform::Platform;
@@ -16,7 +17,8 @@ use crate::reference::Reference;
 use crate::time::Timestamp;
 
 /// The tables, as the steps from each format to the next. A released step is never changed.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE blobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     digest BLOB NOT NULL UNIQUE,
@@ -89,7 +91,36 @@ CREATE TABLE remotes (
     checked_at TEXT NOT NULL,
     PRIMARY KEY (reference, platform)
 ) WITHOUT ROWID;
-"];
+",
+    "
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE
+);
+ALTER TABLE blobs ADD COLUMN session INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blobs ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN session INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN session INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN added INTEGER NOT NULL DEFAULT 0;
+UPDATE blobs SET used = unixepoch();
+UPDATE layers SET used = unixepoch();
+UPDATE images SET added = unixepoch();
+CREATE TABLE mounts (
+    form TEXT NOT NULL,
+    id BLOB NOT NULL,
+    session INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    PRIMARY KEY (form, id)
+) WITHOUT ROWID;
+CREATE TABLE manifests (
+    image BLOB NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    reference TEXT NOT NULL,
+    PRIMARY KEY (image, reference)
+) WITHOUT ROWID;
+",
+];
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -102,11 +133,20 @@ pub(super) fn blob_size(c: &Connection, digest: &BlobDigest) -> Result<Option<u6
         .optional()
 }
 
-pub(super) fn put_blob(c: &Connection, digest: &BlobDigest, size: u64, boot: &str) -> Result<()> {
+pub(super) fn put_blob(
+    c: &Connection,
+    digest: &BlobDigest,
+    size: u64,
+    boot: &str,
+    session: Session,
+) -> Result<()> {
     // A new id and not an update: the bytes are new too, and not synced.
-    c.prepare_cached("INSERT OR REPLACE INTO blobs (digest, size, boot) VALUES (?1, ?2, ?3)")?
-        .execute(params![digest.0.as_bytes(), signed(size), boot])
-        .map(drop)
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO blobs (digest, size, boot, session, used)
+         VALUES (?1, ?2, ?3, ?4, unixepoch())",
+    )?
+    .execute(params![digest.0.as_bytes(), signed(size), boot, session.0])
+    .map(drop)
 }
 
 pub(super) fn delete_blob(c: &Connection, digest: &BlobDigest) -> Result<()> {
@@ -141,14 +181,17 @@ pub(super) fn layer_by_chain(c: &Connection, chain_id: &ChainId) -> Result<Optio
         .optional()
 }
 
-/// Makes a row, or completes the one that has the same chain ID.
-pub(super) fn create_layer(c: &Connection, new: &NewLayer) -> Result<LayerId> {
+/// Makes a row, or completes the one that has the same chain ID. The session holds it then.
+pub(super) fn create_layer(c: &Connection, new: &NewLayer, session: Session) -> Result<LayerId> {
     c.prepare_cached(
-        "INSERT INTO layers (diff_id, chain_id, plain_blob, size) VALUES (?1, ?2, ?3, ?4)
+        "INSERT INTO layers (diff_id, chain_id, plain_blob, size, session, used)
+         VALUES (?1, ?2, ?3, ?4, ?5, unixepoch())
          ON CONFLICT (chain_id) DO UPDATE SET
              diff_id = coalesce(diff_id, excluded.diff_id),
              plain_blob = coalesce(excluded.plain_blob, plain_blob),
-             size = coalesce(size, excluded.size)
+             size = coalesce(size, excluded.size),
+             session = max(session, excluded.session),
+             used = excluded.used
          RETURNING id",
     )?
     .query_row(
@@ -157,6 +200,7 @@ pub(super) fn create_layer(c: &Connection, new: &NewLayer) -> Result<LayerId> {
             new.chain_id.as_ref().map(|id| id.0.as_bytes()),
             new.plain_blob.as_ref().map(|digest| digest.0.as_bytes()),
             new.size.map(signed),
+            session.0,
         ],
         |row| row.get(0).map(LayerId),
     )
@@ -412,17 +456,22 @@ pub(super) fn put_remote(
 
 // Images
 
-pub(super) fn put_image(c: &Connection, image: &ImageRecord) -> Result<()> {
+pub(super) fn put_image(c: &Connection, image: &ImageRecord, session: Session) -> Result<()> {
     let id = image.id.0.as_bytes();
     c.prepare_cached(
-        "INSERT INTO images (id, platform, created, size) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (id) DO UPDATE SET size = excluded.size",
+        "INSERT INTO images (id, platform, created, size, session, added)
+         VALUES (?1, ?2, ?3, ?4, ?5, unixepoch())
+         ON CONFLICT (id) DO UPDATE SET
+             size = excluded.size,
+             session = max(session, excluded.session),
+             added = excluded.added",
     )?
     .execute(params![
         id,
         image.platform.to_string(),
         image.created.map(|time| time.to_string()),
-        signed(image.size)
+        signed(image.size),
+        session.0,
     ])?;
     c.prepare_cached("DELETE FROM image_layers WHERE image = ?1")?
         .execute([id])?;
@@ -497,14 +546,26 @@ pub(super) fn tags(c: &Connection, image: &ImageId) -> Result<Vec<Reference>> {
         .collect()
 }
 
+pub(super) fn put_manifest(c: &Connection, image: &ImageId, reference: &Reference) -> Result<()> {
+    c.prepare_cached("INSERT OR IGNORE INTO manifests (image, reference) VALUES (?1, ?2)")?
+        .execute(params![image.0.as_bytes(), reference.to_string()])
+        .map(drop)
+}
+
+pub(super) fn manifests(c: &Connection, image: &ImageId) -> Result<Vec<Reference>> {
+    c.prepare_cached("SELECT reference FROM manifests WHERE image = ?1 ORDER BY reference")?
+        .query_map(params![image.0.as_bytes()], |row| parsed(row, 0))?
+        .collect()
+}
+
 // Values
 
 /// SQLite's integers are signed; no size reaches 2^63.
-fn signed(size: u64) -> i64 {
+pub(super) fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
     row.get::<_, i64>(column)
         .map(|size| u64::try_from(size).unwrap_or(0))
 }
@@ -519,7 +580,7 @@ fn digest(row: &Row<'_>, column: usize) -> Result<Option<Digest>> {
     Ok(bytes.map(Digest::from_bytes))
 }
 
-fn required_digest(row: &Row<'_>, column: usize) -> Result<Digest> {
+pub(super) fn required_digest(row: &Row<'_>, column: usize) -> Result<Digest> {
     row.get(column).map(Digest::from_bytes)
 }
 
@@ -540,7 +601,7 @@ fn required_time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
     ))
 }
 
-fn parsed<T>(row: &Row<'_>, column: usize) -> Result<T>
+pub(super) fn parsed<T>(row: &Row<'_>, column: usize) -> Result<T>
 where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,

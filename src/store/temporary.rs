@@ -38,7 +38,6 @@ impl TemporaryFolder {
         })
     }
 
-    #[cfg(test)]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -11,6 +11,7 @@ use crate::reference::Reference;
 use crate::time::Timestamp;
 
 mod crash;
+mod prune;
 mod records;
 mod sharing;
 

@@ -62,7 +62,7 @@ impl StepContext {
             false => Some(self.lock(&key)?),
         };
         if let Some(result) = self.cached(&key, parent)? {
-            return Ok(result);
+            return Ok(of_one_run(result));
         }
         self.cancel.check()?;
         let launcher = self
@@ -222,8 +222,20 @@ impl StepContext {
         let layer = self.store().create_layer(&NewLayer::default())?;
         self.store().put_index(layer, &index)?;
         upper.commit(layer)?;
-        self.finished(key, parent, layer)
+        self.finished(key, parent, layer).map(of_one_run)
     }
+}
+
+/// A command that runs again may give something else. What follows must not be mixed with what
+/// followed the earlier run, so the key of the result is that of this one run of it.
+fn of_one_run(mut result: StepResult) -> StepResult {
+    if let Some(layer) = result.snapshot.layers.last() {
+        result.snapshot.key = CacheKeyBuilder::new("result of a run")
+            .key(&result.snapshot.key)
+            .number(layer.number())
+            .finish();
+    }
+    result
 }
 
 /// The key of everything that a step's result hangs on.
