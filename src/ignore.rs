@@ -15,7 +15,7 @@
 //! reference; here these characters mean themselves. A walk and a single question always agree,
 //! though moby's walk forgets a directory that a later pattern excludes once more. Pure: paths are bytes, nothing is opened.
 
-mod glob;
+pub mod glob;
 mod pattern;
 
 pub use glob::{BadPattern, glob_match, has_wildcards, split_wildcards};

@@ -45,6 +45,18 @@ impl Timestamp {
             .map_err(|_| InvalidEpoch(value.to_owned()))
     }
 
+    /// Reads a time as people write it: RFC 3339, or a date in UTC with or without a time of day.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let utc = |text: &str| {
+            let civil: jiff::civil::DateTime = text.parse().ok()?;
+            civil.to_zoned(jiff::tz::TimeZone::UTC).ok()
+        };
+        let exact = text.parse::<jiff::Timestamp>().ok();
+        exact
+            .or_else(|| utc(text).map(|zoned| zoned.timestamp()))
+            .map(Self)
+    }
+
     /// Seconds since the Unix epoch, rounded down.
     pub fn seconds(self) -> i64 {
         self.0.as_nanosecond().div_euclid(1_000_000_000) as i64
@@ -82,6 +94,20 @@ mod tests {
         assert_eq!(time.to_string(), "2023-11-14T22:13:20Z");
         assert_eq!(time.seconds(), 1_700_000_000);
         assert!(Timestamp::from_source_date_epoch("yesterday").is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, seconds) in [
+            ("1970-01-02", Some(86_400)),
+            ("1970-01-02T00:00:01", Some(86_401)),
+            ("1970-01-02T01:00:00+01:00", Some(86_400)),
+            ("1970-01-02T00:00:00Z", Some(86_400)),
+            ("yesterday", None),
+        ] {
+            let found = Timestamp::from_text(text).map(Timestamp::seconds);
+            assert_eq!(found, seconds, "{text}");
+        }
     }
 
     #[test]

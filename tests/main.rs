@@ -24,3 +24,4 @@ mod registry;
 mod reproducible;
 mod rooms;
 mod run;
+mod store_commands;

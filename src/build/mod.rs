@@ -25,7 +25,7 @@ pub use crate::graph::NetworkMode;
 pub use error::{BuildError, Located};
 pub use resolve::ResolveError;
 pub use run::{BuildEnvironment, Variables, build};
-pub use transfer::{pull, push};
+pub use transfer::{image_tree, pull, push};
 
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -50,6 +50,9 @@ pub(super) async fn deliver(
                         reference: reference.to_string(),
                         source,
                     })?;
+                    let name = reference.clone().without_tag();
+                    let name = name.with_digest(pushed.manifest);
+                    environment.store.put_manifest(&image.id, &name)?;
                     manifest = Some(pushed.manifest);
                 }
             }

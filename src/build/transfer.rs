@@ -6,17 +6,17 @@ use std::sync::Arc;
 use super::BuildError;
 use super::resolve::{ResolveError, Resolver};
 use super::run::{BuildEnvironment, materializer};
-use crate::digest::{BlobDigest, ImageId};
+use crate::digest::{BlobDigest, CacheKeyBuilder, ImageId};
 use crate::export::registry::{self, Pushed, StoredImage};
 use crate::graph::BaseImage;
 use crate::graph::plan::ImageKey;
 use crate::image::config::CONFIG_LIMIT;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::snapshot::{Materializer, RemoteBlob};
-use crate::solver::events::{EventSink, Reporter};
+use crate::snapshot::{Materializer, RemoteBlob, Snapshot, SnapshotTree};
+use crate::solver::events::{EventSink, NoEvents, Reporter};
 use crate::step::layers_of;
-use crate::store::ImageRecord;
+use crate::store::{ImageRecord, LayerId};
 
 /// Brings an image with all its layers into the store, under its name.
 ///
@@ -96,6 +96,25 @@ fn keep(
         store.put_manifest(&image.id, &by_digest(reference, *manifest))?;
     }
     Ok(image.id)
+}
+
+/// The files of an image of the store, to be looked at and read. Must be called on a tokio
+/// runtime.
+///
+/// # Errors
+/// When a layer is not in the store.
+pub fn image_tree(
+    environment: &BuildEnvironment,
+    layers: &[LayerId],
+) -> Result<SnapshotTree, BuildError> {
+    let reporter = Arc::new(Reporter::new(Arc::new(NoEvents)));
+    let materializer = materializer(environment, &reporter);
+    let snapshot = Snapshot {
+        layers: layers.to_vec(),
+        // Nothing is recorded under it.
+        key: CacheKeyBuilder::new("the files of an image").finish(),
+    };
+    Ok(SnapshotTree::new(materializer, &snapshot)?)
 }
 
 /// The name by digest of what a registry has under `reference`.

@@ -12,9 +12,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
+use super::commands::df::DfArguments;
+use super::commands::diff::DiffArguments;
+use super::commands::history::HistoryArguments;
 use super::commands::images::ImagesArguments;
+use super::commands::inspect::InspectArguments;
+use super::commands::prune::PruneArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
+use super::commands::rmi::RmiArguments;
 use super::commands::tag::TagArguments;
 use super::commands::version::VersionArguments;
 use super::environment::Environment;
@@ -55,6 +61,18 @@ pub enum Command {
     Tag(TagArguments),
     /// List images
     Images(ImagesArguments),
+    /// Show everything that is known of an image
+    Inspect(InspectArguments),
+    /// Show how an image came to be
+    History(HistoryArguments),
+    /// Show what two images differ in
+    Diff(DiffArguments),
+    /// Take names from images, and remove those that have none left
+    Rmi(RmiArguments),
+    /// Show what images and the build cache take on the disk
+    Df(DfArguments),
+    /// Remove images and build cache that nobody needs
+    Prune(PruneArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -74,7 +92,15 @@ impl Invocation {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
             Command::Build(_) | Command::Push(_) => true,
-            Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => false,
+            // So is one whose files are looked at, and files of subordinate ids can be measured
+            // and removed by their owner only.
+            Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,
+            Command::Inspect(arguments) => arguments.layers,
+            Command::Pull(_)
+            | Command::Tag(_)
+            | Command::Images(_)
+            | Command::History(_)
+            | Command::Version(_) => false,
         };
         Needs {
             trees,

@@ -43,6 +43,8 @@ pub enum ErrorKind {
     Internal,
     /// A signal of this number ended the command.
     Signal(u8),
+    /// The exit code is the result, and there's nothing more to say.
+    Exit(u8),
 }
 
 impl ErrorKind {
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::Registry => 3,
             Self::Internal => 4,
             Self::Signal(number) => 128_u8.saturating_add(number),
+            Self::Exit(code) => code,
         }
     }
 }
@@ -99,6 +102,16 @@ impl Failure {
     /// A failure of the store, the disk, the kernel or rbuild itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
+    }
+
+    /// An exit code that says everything: of a comparison, of a command that was run.
+    pub fn exit(code: u8) -> Self {
+        Self::new(ErrorKind::Exit(code), "")
+    }
+
+    /// Whether the user's input was at fault.
+    pub fn is_user_error(&self) -> bool {
+        self.kind == ErrorKind::User
     }
 
     /// The command was ended by a signal.
@@ -196,7 +209,7 @@ impl Failure {
     /// Writes the failure to standard error and gives the exit code. A closed standard error is
     /// no further failure. A reader of our output that has gone is told nothing.
     pub fn report(&self, style: Style) -> ExitCode {
-        if self.kind != ErrorKind::Signal(SIGPIPE) {
+        if !matches!(self.kind, ErrorKind::Signal(SIGPIPE) | ErrorKind::Exit(_)) {
             let _ = io::stderr().write_all(self.render(style).as_bytes());
         }
         ExitCode::from(self.kind.exit_code())

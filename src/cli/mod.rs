@@ -13,13 +13,16 @@ pub mod arguments;
 pub mod commands;
 pub mod environment;
 pub mod error;
+pub mod filter;
 pub mod logging;
 pub mod output;
 pub mod settings;
 pub mod signals;
+pub mod template;
 pub mod ui;
 
 mod csv;
+
 mod spelling;
 
 use std::process::ExitCode;

@@ -30,23 +30,41 @@ const SWITCHES: [&str; 6] = [
 ];
 
 /// What a command group of Docker has that rbuild has too.
-const GROUPS: [(&str, &[(&str, &str)]); 3] = [
+const GROUPS: [(&str, &[(&str, &[&str])]); 4] = [
     (
         "buildx",
-        &[("build", "build"), ("b", "build"), ("version", "version")],
+        &[
+            ("build", &["build"]),
+            ("b", &["build"]),
+            ("du", &["df", "--details"]),
+            ("prune", &["prune", "--build-cache"]),
+            ("version", &["version"]),
+        ],
     ),
-    ("builder", &[("build", "build")]),
+    (
+        "builder",
+        &[
+            ("build", &["build"]),
+            ("prune", &["prune", "--build-cache"]),
+        ],
+    ),
     (
         "image",
         &[
-            ("build", "build"),
-            ("ls", "images"),
-            ("list", "images"),
-            ("push", "push"),
-            ("pull", "pull"),
-            ("tag", "tag"),
+            ("build", &["build"]),
+            ("ls", &["images"]),
+            ("list", &["images"]),
+            ("push", &["push"]),
+            ("pull", &["pull"]),
+            ("tag", &["tag"]),
+            ("inspect", &["inspect"]),
+            ("history", &["history"]),
+            ("rm", &["rmi"]),
+            ("remove", &["rmi"]),
+            ("prune", &["prune", "--images"]),
         ],
     ),
+    ("system", &[("df", &["df"]), ("prune", &["prune"])]),
 ];
 
 /// Brings the words behind the program's name into the form that clap knows.
@@ -122,7 +140,7 @@ fn replace_group(
     mut words: Vec<OsString>,
     at: usize,
     group: &str,
-    members: &[(&str, &str)],
+    members: &[(&str, &[&str])],
 ) -> Result<Vec<OsString>, Failure> {
     let offered = || {
         let names: Vec<String> = members
@@ -139,7 +157,7 @@ fn replace_group(
     };
     let found = members.iter().find(|(name, _)| *name == second);
     if let Some((_, command)) = found {
-        words.splice(at..at + 2, [OsString::from(command)]);
+        words.splice(at..at + 2, command.iter().map(OsString::from));
         return Ok(words);
     }
     if matches!(second.as_str(), "-h" | "--help") {
@@ -232,6 +250,8 @@ mod tests {
             ("image build .", "build ."),
             ("builder build .", "build ."),
             ("image ls -q", "images -q"),
+            ("image prune -a", "prune --images -a"),
+            ("system df", "df"),
             ("image --help", "--help"),
             ("-v image push a", "push -v a"),
             // Not a folder, not a path: clap says that there's no such command.

@@ -8,6 +8,7 @@ use super::content::Content;
 use super::{Materializer, Snapshot, SnapshotError};
 use crate::layer::entry::{Entry, EntryKind, join_path};
 use crate::layer::view::{Found, View};
+use crate::store::LayerId;
 
 /// One file, directory, link or special file of a tree.
 #[derive(Clone, Debug)]
@@ -184,6 +185,16 @@ impl SnapshotTree {
             snapshot: snapshot.clone(),
             materializer,
         })
+    }
+
+    /// The merged view of its layers.
+    pub fn view(&self) -> &View {
+        &self.tree.view
+    }
+
+    /// The store's layer that a node comes from.
+    pub fn layer(&self, node: &Node) -> Option<LayerId> {
+        self.snapshot.layers.get(node.layer).copied()
     }
 
     fn content(&self, layer: usize) -> Result<Arc<Content>, SnapshotError> {

@@ -111,6 +111,14 @@ impl Store {
         self.inner.database.read(|c| sql::manifests(c, id))
     }
 
+    /// The names of an image, sorted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn names(&self, id: &ImageId) -> Result<Vec<Reference>, StoreError> {
+        self.inner.database.read(|c| sql::tags(c, id))
+    }
+
     /// All images with their names, newest first; an image without a name has an empty list.
     ///
     /// # Errors

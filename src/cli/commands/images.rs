@@ -1,23 +1,36 @@
 //! `rbuild images`.
 
-use std::time::Duration;
-
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::{Context, parse_reference};
+use super::history::ago;
+use super::inspect::read_image;
+use super::{Context, find_image, parse_reference};
 use crate::cli::error::Failure;
+use crate::cli::filter::Filter;
 use crate::cli::output;
+use crate::cli::spelling::parse_bool;
+use crate::cli::template::Format;
 use crate::cli::ui::format;
+use crate::ignore::glob::glob_match;
 use crate::reference::Reference;
-use crate::store::ImageRecord;
+use crate::store::{ImageRecord, LayerId, Store};
 use crate::time::Timestamp;
 
 /// Options of `rbuild images`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 #[command(visible_alias = "image ls")]
 pub struct ImagesArguments {
     /// Only images of this name: NAME[:TAG]
     name: Option<String>,
+
+    /// Only some: dangling=true, label=NAME[=VALUE], reference=PATTERN, before=IMAGE, since=IMAGE, until=24h
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    filter: Vec<Filter>,
+
+    /// Print rows as a template says: 'table {{.Repository}}\t{{.Size}}', '{{.ID}}' or json
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<Format>,
 
     /// Print ids only
     #[arg(short, long)]
@@ -27,6 +40,10 @@ pub struct ImagesArguments {
     #[arg(long)]
     no_trunc: bool,
 
+    /// Show the digests under which registries have the images
+    #[arg(long)]
+    digests: bool,
+
     /// Docker's flag for intermediate images, which rbuild never lists
     #[arg(short, long, hide = true)]
     all: bool,
@@ -35,25 +52,33 @@ pub struct ImagesArguments {
 /// Lists the images of the store.
 ///
 /// # Errors
-/// When the store can't be read.
+/// When the store can't be read, or a filter can't be understood.
 pub fn run(arguments: ImagesArguments, context: &Context) -> Result<(), Failure> {
-    let filter = arguments.name.as_deref().map(Filter::new).transpose()?;
-    let images = context.open_store()?.images()?;
-    output::print(&render(
-        &images,
-        filter.as_ref(),
-        &arguments,
-        Timestamp::now(),
-    ))
+    let name = arguments.name.as_deref().map(NameFilter::new).transpose()?;
+    let store = context.open_store()?;
+    let now = Timestamp::now();
+    let mut rows = Vec::new();
+    for (names, image) in store.images()? {
+        if is_wanted(&store, &names, &image, &arguments.filter, now)? {
+            let listed = Listed {
+                digests: store.manifests(&image.id)?,
+                size: size(&store, &image)?,
+                names,
+                image,
+            };
+            rows.extend(listed.rows(name.as_ref(), &arguments, now));
+        }
+    }
+    output::print(&render(&rows, &arguments)?)
 }
 
 /// Which names are shown.
-struct Filter {
+struct NameFilter {
     name: String,
     tag: Option<String>,
 }
 
-impl Filter {
+impl NameFilter {
     fn new(text: &str) -> Result<Self, Failure> {
         let reference = parse_reference(text)?;
         // `alpine` means every tag, although its reference says `latest`.
@@ -76,102 +101,211 @@ impl Filter {
     }
 }
 
-fn render(
-    images: &[(Vec<Reference>, ImageRecord)],
-    filter: Option<&Filter>,
-    arguments: &ImagesArguments,
+/// Whether every filter takes the image.
+fn is_wanted(
+    store: &Store,
+    names: &[Reference],
+    image: &ImageRecord,
+    filters: &[Filter],
     now: Timestamp,
-) -> String {
-    let mut rows = Vec::new();
-    let mut ids: Vec<String> = Vec::new();
-    for (names, image) in images {
-        let id = if arguments.no_trunc {
-            image.id.to_string()
-        } else {
-            image.id.hex().chars().take(12).collect()
+) -> Result<bool, Failure> {
+    const KNOWN: &str = "dangling, label, reference, before, since, until";
+    let created = |name: &str| -> Result<Option<Timestamp>, Failure> {
+        Ok(read_image(store, &find_image(store, name)?)?.2.created)
+    };
+    let mut references = filters.iter().filter(|filter| filter.name == "reference");
+    if references.clone().count() > 0 && !references.any(|filter| is_named(names, &filter.value)) {
+        return Ok(false);
+    }
+    for filter in filters {
+        let takes = match filter.name.as_str() {
+            "dangling" => {
+                let wanted = parse_bool(&filter.value);
+                let wanted = wanted.ok_or_else(|| filter.invalid("true or false"))?;
+                names.is_empty() == wanted
+            }
+            "label" => {
+                let labels = read_image(store, &image.id)?.2.config.labels;
+                match filter.value.split_once('=') {
+                    Some((name, value)) => labels.get(name).is_some_and(|found| found == value),
+                    None => labels.contains_key(&filter.value),
+                }
+            }
+            "reference" => true,
+            "before" => image.created < created(&filter.value)?,
+            "since" => image.created > created(&filter.value)?,
+            "until" => image.created < Some(filter.time(now)?),
+            _ => return Err(filter.unknown(KNOWN)),
         };
-        let shown: Vec<&Reference> = names
-            .iter()
-            .filter(|name| filter.is_none_or(|filter| filter.matches(name)))
-            .collect();
-        if shown.is_empty() && (filter.is_some() || !names.is_empty()) {
-            continue;
+        if !takes {
+            return Ok(false);
         }
-        let mut lines: Vec<(String, String)> = shown
-            .iter()
-            .map(|name| {
-                (
-                    name.familiar_name(),
-                    name.tag().unwrap_or("<none>").to_owned(),
-                )
+    }
+    Ok(true)
+}
+
+/// Whether a name, with or without its tag, is as the pattern says.
+fn is_named(names: &[Reference], pattern: &str) -> bool {
+    let matches = |text: String| glob_match(pattern.as_bytes(), text.as_bytes()).unwrap_or(false);
+    names
+        .iter()
+        .any(|name| matches(name.familiar()) || matches(name.familiar_name()))
+}
+
+/// The size of an image in bytes: of its plain layers where that is known, else of what a
+/// registry sends.
+pub(super) fn size(store: &Store, image: &ImageRecord) -> Result<u64, Failure> {
+    let mut size = 0_u64;
+    for layer in &image.layers {
+        size = size.saturating_add(layer_size(store, *layer)?);
+    }
+    Ok(size)
+}
+
+/// The same of one layer.
+pub(super) fn layer_size(store: &Store, layer: LayerId) -> Result<u64, Failure> {
+    let Some(layer) = store.layer(layer)? else {
+        return Ok(0);
+    };
+    if let Some(size) = layer.size {
+        return Ok(size);
+    }
+    let compressed = match layer.diff_id {
+        Some(diff_id) => store.compressed_blobs(&diff_id)?,
+        None => Vec::new(),
+    };
+    Ok(compressed.first().map_or(0, |blob| blob.size))
+}
+
+/// An image that is listed.
+struct Listed {
+    names: Vec<Reference>,
+    digests: Vec<Reference>,
+    image: ImageRecord,
+    size: u64,
+}
+
+impl Listed {
+    /// A row for each name that is wanted; one without a name where it has none.
+    fn rows(
+        &self,
+        filter: Option<&NameFilter>,
+        arguments: &ImagesArguments,
+        now: Timestamp,
+    ) -> Vec<Value> {
+        let wanted = |name: &&Reference| filter.is_none_or(|filter| filter.matches(name));
+        let shown: Vec<&Reference> = self.names.iter().filter(wanted).collect();
+        if shown.is_empty() && (filter.is_some() || !self.names.is_empty()) {
+            return Vec::new();
+        }
+        let names = shown.into_iter().map(Some);
+        let unnamed = self.names.is_empty().then_some(None);
+        let row = |name: Option<&Reference>| {
+            let same_name = |digest: &&Reference| name.is_some_and(|n| n.name() == digest.name());
+            let digest = self.digests.iter().find(same_name);
+            let digest = digest.and_then(|digest| digest.digest());
+            let none = || "<none>".to_owned();
+            json!({
+                "ID": match arguments.no_trunc {
+                    true => self.image.id.to_string(),
+                    false => self.image.id.hex().chars().take(12).collect(),
+                },
+                "Repository": name.map_or_else(none, Reference::familiar_name),
+                "Tag": name.and_then(Reference::tag).map_or_else(none, str::to_owned),
+                "Digest": digest.map_or_else(none, ToString::to_string),
+                "CreatedSince": self
+                    .image
+                    .created
+                    .map_or_else(|| "unknown".to_owned(), |time| ago(time, now)),
+                "CreatedAt": self.image.created.map(|time| time.to_string()),
+                "Size": format::bytes(self.size),
+                "Platform": self.image.platform.to_string(),
             })
-            .collect();
-        if lines.is_empty() {
-            lines.push(("<none>".to_owned(), "<none>".to_owned()));
-        }
-        let age = image.created.map_or_else(
-            || "unknown".to_owned(),
-            |created| {
-                let seconds = u64::try_from(now.seconds() - created.seconds()).unwrap_or(0);
-                format!("{} ago", format::rough(Duration::from_secs(seconds)))
-            },
-        );
-        for (name, tag) in lines {
-            rows.push(vec![
-                name,
-                tag,
-                id.clone(),
-                age.clone(),
-                format::bytes(image.size),
-            ]);
-        }
-        ids.push(id);
+        };
+        names.chain(unnamed).map(row).collect()
     }
+}
+
+fn render(rows: &[Value], arguments: &ImagesArguments) -> Result<String, Failure> {
     if arguments.quiet {
-        return ids.iter().map(|id| format!("{id}\n")).collect();
+        let mut ids: Vec<&str> = rows.iter().filter_map(|row| row["ID"].as_str()).collect();
+        // An image with several names has one line.
+        ids.dedup();
+        return Ok(ids.iter().map(|id| format!("{id}\n")).collect());
     }
-    output::table(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)
+    let headings = json!({
+        "ID": "IMAGE ID",
+        "Repository": "REPOSITORY",
+        "Tag": "TAG",
+        "Digest": "DIGEST",
+        "CreatedSince": "CREATED",
+        "CreatedAt": "CREATED AT",
+        "Size": "SIZE",
+        "Platform": "PLATFORM",
+    });
+    let table = match arguments.digests {
+        false => "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+        true => {
+            "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+        }
+    };
+    let format = match &arguments.format {
+        Some(format) => format.clone(),
+        None => table.parse()?,
+    };
+    Ok(format.rows(rows, &headings)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::{Digest, ImageId};
+    use crate::digest::{BlobDigest, Digest, ImageId};
     use crate::platform::Platform;
 
-    fn listed(names: &[&str]) -> (Vec<Reference>, ImageRecord) {
+    fn listed(names: &[&str]) -> Listed {
         let image = ImageRecord {
             id: ImageId(Digest::of(names.join(" ").as_bytes())),
             layers: Vec::new(),
             platform: Platform::host(),
             created: Some(Timestamp::from_seconds(1_700_000_000)),
-            size: 4_210_000,
+            size: 0,
         };
-        (
-            names.iter().map(|name| name.parse().unwrap()).collect(),
+        let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
+        Listed {
+            digests: names
+                .iter()
+                .take(1)
+                .map(|name| {
+                    let manifest = BlobDigest(Digest::of(b"manifest"));
+                    name.clone().without_tag().with_digest(manifest)
+                })
+                .collect(),
+            names,
             image,
-        )
+            size: 4_210_000,
+        }
     }
 
-    fn shown(filter: Option<&str>, quiet: bool, no_trunc: bool) -> String {
-        let arguments = ImagesArguments {
-            name: None,
-            quiet,
-            no_trunc,
-            all: false,
-        };
-        let filter = filter.map(|text| Filter::new(text).unwrap());
+    fn shown(filter: Option<&str>, arguments: &ImagesArguments) -> String {
+        let filter = filter.map(|text| NameFilter::new(text).unwrap());
         let images = [
             listed(&["alpine:3.20", "localhost:5000/base:v1"]),
             listed(&["alpine:latest"]),
             listed(&[]),
         ];
-        render(
-            &images,
-            filter.as_ref(),
-            &arguments,
-            Timestamp::from_seconds(1_700_000_000 + 3 * 86_400),
-        )
+        let now = Timestamp::from_seconds(1_700_000_000 + 3 * 86_400);
+        let rows: Vec<Value> = images
+            .iter()
+            .flat_map(|image| image.rows(filter.as_ref(), arguments, now))
+            .collect();
+        render(&rows, arguments).unwrap()
+    }
+
+    fn quiet() -> ImagesArguments {
+        ImagesArguments {
+            quiet: true,
+            ..ImagesArguments::default()
+        }
     }
 
     #[test]
@@ -181,7 +315,7 @@ mod tests {
             .map(|text| Digest::of(text.as_bytes()).hex()[..12].to_owned())
             .collect();
         assert_eq!(
-            shown(None, false, false),
+            shown(None, &ImagesArguments::default()),
             format!(
                 "REPOSITORY            TAG      IMAGE ID       CREATED      SIZE\n\
                  alpine                3.20     {}   3 days ago   4.21MB\n\
@@ -192,22 +326,60 @@ mod tests {
             )
         );
         assert_eq!(
-            shown(None, true, false),
+            shown(None, &quiet()),
             format!("{}\n{}\n{}\n", ids[0], ids[1], ids[2])
         );
     }
 
     #[test]
     fn a_name_means_all_its_tags() {
-        assert_eq!(shown(Some("alpine"), false, false).lines().count(), 3);
-        assert_eq!(shown(Some("alpine:3.20"), false, false).lines().count(), 2);
+        let all = ImagesArguments::default();
+        assert_eq!(shown(Some("alpine"), &all).lines().count(), 3);
+        assert_eq!(shown(Some("alpine:3.20"), &all).lines().count(), 2);
+        assert_eq!(shown(Some("localhost:5000/base"), &all).lines().count(), 2);
+        assert_eq!(shown(Some("nothing"), &quiet()), "");
+        let whole = ImagesArguments {
+            no_trunc: true,
+            ..quiet()
+        };
+        assert!(shown(Some("alpine:3.20"), &whole).starts_with("sha256:"));
+    }
+
+    #[test]
+    fn rows_are_what_scripts_ask_docker_for() {
+        let format = |text: &str| ImagesArguments {
+            format: Some(text.parse().unwrap()),
+            ..ImagesArguments::default()
+        };
         assert_eq!(
-            shown(Some("localhost:5000/base"), false, false)
-                .lines()
-                .count(),
-            2
+            shown(
+                Some("alpine"),
+                &format("{{.Repository}}:{{.Tag}} {{.Size}}")
+            ),
+            "alpine:3.20 4.21MB\nalpine:latest 4.21MB\n"
         );
-        assert_eq!(shown(Some("nothing"), true, false), "");
-        assert!(shown(Some("alpine:3.20"), true, true).starts_with("sha256:"));
+        let digests = ImagesArguments {
+            digests: true,
+            ..ImagesArguments::default()
+        };
+        let shown = shown(None, &digests);
+        let manifest = Digest::of(b"manifest").to_string();
+        assert!(shown.lines().nth(1).unwrap().contains(&manifest), "{shown}");
+        assert!(shown.lines().nth(2).unwrap().contains("<none>"), "{shown}");
+    }
+
+    #[test]
+    fn names_match_patterns_with_and_without_their_tags() {
+        let names: Vec<Reference> = vec!["alpine:3.20".parse().unwrap()];
+        for (pattern, matches) in [
+            ("alpine", true),
+            ("alp*", true),
+            ("alpine:3*", true),
+            ("*:3.20", true),
+            ("busybox", false),
+            ("alpine:4", false),
+        ] {
+            assert_eq!(is_named(&names, pattern), matches, "{pattern}");
+        }
     }
 }

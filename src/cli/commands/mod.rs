@@ -1,11 +1,19 @@
 //! One file per command: its options, and what it asks of the rooms below.
 
 pub mod build;
+pub mod df;
+pub mod diff;
+pub mod history;
 pub mod images;
+pub mod inspect;
+pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod rmi;
 pub mod tag;
 pub mod version;
+
+mod layers;
 
 use std::io;
 use std::path::PathBuf;
@@ -165,6 +173,12 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
+        Command::Inspect(arguments) => inspect::run(arguments, context),
+        Command::History(arguments) => history::run(arguments, context),
+        Command::Diff(arguments) => diff::run(arguments, context),
+        Command::Rmi(arguments) => rmi::run(arguments, context),
+        Command::Df(arguments) => df::run(arguments, context),
+        Command::Prune(arguments) => prune::run(arguments, context),
         Command::Version(arguments) => version::run(arguments),
     }
 }
