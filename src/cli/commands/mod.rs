@@ -4,6 +4,7 @@ pub mod build;
 pub mod images;
 pub mod pull;
 pub mod push;
+pub mod run;
 pub mod tag;
 pub mod version;
 
@@ -163,6 +164,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Build(arguments) => build::run(*arguments, context).await,
         Command::Push(arguments) => until_interrupted(push::run(arguments, context), context).await,
         Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
+        // Signals are the program's.
+        Command::Run(arguments) => run::run(*arguments, context).await,
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
         Command::Version(arguments) => version::run(arguments),
