@@ -43,8 +43,8 @@ pub struct PublishError {
 #[derive(Debug, Default)]
 pub struct Published {
     tasks: JoinSet<()>,
-    /// Where each is listened for, and the container's port.
-    pub listening: Vec<(SocketAddr, u16)>,
+    /// Where each is listened for.
+    pub listening: Vec<(SocketAddr, Publish)>,
 }
 
 /// Listens for every port that doesn't hold already.
@@ -60,7 +60,7 @@ pub async fn publish(ports: &[Publish]) -> Result<Published, PublishError> {
             container: port.container,
             source,
         })?;
-        published.listening.push((local, port.container));
+        published.listening.push((local, *port));
         published.tasks.spawn(serve(listener, port.container));
     }
     Ok(published)
@@ -138,8 +138,8 @@ mod tests {
             container: inside.local_addr().unwrap().port(),
         };
         let published = publish(&[port]).await.unwrap();
-        let (address, container) = published.listening[0];
-        assert_eq!(container, port.container);
+        let (address, listened) = published.listening[0];
+        assert_eq!(listened, port);
         let client = tokio::spawn(async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"question").await.unwrap();

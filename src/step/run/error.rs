@@ -68,7 +68,7 @@ pub enum RunError {
         source: ViewError,
     },
     /// A file or folder of this machine that isn't there to be mounted.
-    #[error("`{}`: {source}: nothing there can be mounted on `{target}`", host_path.display())]
+    #[error("can't mount `{}` on `{target}`: {source}", host_path.display())]
     HostPath {
         /// The path.
         host_path: std::path::PathBuf,

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod docker_flags;
+mod progress;
 mod session;
 mod values;
 mod window;
@@ -148,8 +149,8 @@ async fn prepare(wish: &Wish, context: &Context) -> Result<(PreparedRun, Publish
         let reason = RunImageError::NoSandbox(reason.clone());
         return Err(failure(reason));
     }
-    let progress = context.progress(wish.progress)?;
-    let prepared = prepare_image(wish, &environment, progress.sink(), context).await;
+    let progress = Arc::new(progress::OnDemand::new(wish.progress, context));
+    let prepared = prepare_image(wish, &environment, progress.clone(), context).await;
     progress.finish();
     let prepared = prepared?;
     let published = publish::publish(&wish.ports)
@@ -208,10 +209,11 @@ fn fits(store: &Store, id: &ImageId, platform: Option<&Platform>) -> Result<bool
 
 /// Says which ports lead where, as far as the user can't know that already.
 fn tell_ports(wish: &Wish, prepared: &PreparedRun, published: &Published, context: &Context) {
-    let picked = wish.ports.iter().any(|port| port.host.is_none());
-    for (address, container) in published.listening.iter().filter(|_| picked) {
+    let picked = published.listening.iter();
+    for (address, port) in picked.filter(|(_, port)| port.host.is_none()) {
         context.note(&format!(
-            "port {container} of the program is port {} of this machine",
+            "port {} of the program is port {} of this machine",
+            port.container,
             address.port()
         ));
     }
