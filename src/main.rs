@@ -6,7 +6,6 @@
 
 use std::process::ExitCode;
 
-use rbuild::cli::error::Failure;
 use rbuild::cli::ui::stderr_style;
 use rbuild::cli::{self, Environment};
 use rbuild::sandbox::process;
@@ -19,6 +18,6 @@ fn main() -> ExitCode {
     };
     match process::enter(&invocation.needs()) {
         Ok(processes) => cli::run(invocation, environment, processes),
-        Err(error) => Failure::from(error).report(stderr_style(&environment)),
+        Err(error) => invocation.failure(error).report(stderr_style(&environment)),
     }
 }

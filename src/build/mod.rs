@@ -17,8 +17,10 @@ mod error;
 mod fetch;
 mod inputs;
 mod outputs;
+pub mod publish;
 mod resolve;
 mod run;
+pub mod run_image;
 mod transfer;
 
 pub use crate::graph::NetworkMode;

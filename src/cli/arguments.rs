@@ -21,6 +21,7 @@ use super::commands::prune::PruneArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
 use super::commands::rmi::RmiArguments;
+use super::commands::run::{NOT_RUN, RunArguments};
 use super::commands::tag::TagArguments;
 use super::commands::version::VersionArguments;
 use super::environment::Environment;
@@ -73,6 +74,8 @@ pub enum Command {
     Df(DfArguments),
     /// Remove images and build cache that nobody needs
     Prune(PruneArguments),
+    /// Run an image in the foreground, to try it
+    Run(Box<RunArguments>),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -91,7 +94,7 @@ impl Invocation {
     pub fn needs(&self) -> Needs {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
-            Command::Build(_) | Command::Push(_) => true,
+            Command::Build(_) | Command::Push(_) | Command::Run(_) => true,
             // So is one whose files are looked at, and files of subordinate ids can be measured
             // and removed by their owner only.
             Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,
@@ -105,6 +108,14 @@ impl Invocation {
         Needs {
             trees,
             isolation: self.settings.isolation,
+        }
+    }
+
+    /// A failure before the command has begun, with the exit code that the command gives it.
+    pub fn failure(&self, failure: impl Into<Failure>) -> Failure {
+        match self.command {
+            Command::Run(_) => failure.into().exit_with(NOT_RUN),
+            _ => failure.into(),
         }
     }
 }
@@ -150,8 +161,12 @@ pub fn parse(
     let known = Line::command();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
+    let runs = words.first().is_some_and(|word| word == "run");
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
-    let line = Line::try_parse_from(line).map_err(stop)?;
+    let line = Line::try_parse_from(line).map_err(|error| match stop(error) {
+        Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),
+        stop => stop,
+    })?;
     let Some(command) = line.command else {
         // Nothing was asked for: what there is to ask for.
         let help = Line::try_parse_from(["rbuild", "--help"]).err();

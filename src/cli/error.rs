@@ -12,6 +12,9 @@
 //! | 3 | a registry or the network failed |
 //! | 4 | the store, the disk, the kernel or rbuild itself failed |
 //! | 129, 130, 141, 143 | ended by SIGHUP, SIGINT, SIGPIPE, SIGTERM |
+//!
+//! `rbuild run` and `unshare` end with the code of the program that they run, `run` with Docker's
+//! 125 where that never came to run.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -43,8 +46,6 @@ pub enum ErrorKind {
     Internal,
     /// A signal of this number ended the command.
     Signal(u8),
-    /// The exit code is the result, and there's nothing more to say.
-    Exit(u8),
 }
 
 impl ErrorKind {
@@ -56,7 +57,6 @@ impl ErrorKind {
             Self::Registry => 3,
             Self::Internal => 4,
             Self::Signal(number) => 128_u8.saturating_add(number),
-            Self::Exit(code) => code,
         }
     }
 }
@@ -67,6 +67,7 @@ pub struct Failure {
     kind: ErrorKind,
     message: String,
     is_drawn: bool,
+    exit_code: Option<u8>,
     causes: Vec<String>,
     excerpts: Vec<String>,
     hints: Vec<String>,
@@ -79,6 +80,7 @@ impl Failure {
             kind,
             message: message.into(),
             is_drawn: false,
+            exit_code: None,
             causes: Vec::new(),
             excerpts: Vec::new(),
             hints: Vec::new(),
@@ -104,11 +106,6 @@ impl Failure {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// An exit code that says everything: of a comparison, of a command that was run.
-    pub fn exit(code: u8) -> Self {
-        Self::new(ErrorKind::Exit(code), "")
-    }
-
     /// Whether the user's input was at fault.
     pub fn is_user_error(&self) -> bool {
         self.kind == ErrorKind::User
@@ -123,6 +120,24 @@ impl Failure {
             _ => "ended by a signal",
         };
         Self::new(ErrorKind::Signal(number), message)
+    }
+
+    /// A program that rbuild ran in the foreground ended with this code and has said itself why:
+    /// rbuild adds nothing.
+    pub fn program(code: u8) -> Self {
+        Self::new(ErrorKind::Step, String::new()).exit_with(code)
+    }
+
+    /// Makes `code` the exit code, where a command has codes of its own.
+    #[must_use]
+    pub fn exit_with(mut self, code: u8) -> Self {
+        self.exit_code = Some(code);
+        self
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code.unwrap_or_else(|| self.kind.exit_code())
     }
 
     /// A failure from an error of a room below: its message, and its sources as causes.
@@ -209,10 +224,10 @@ impl Failure {
     /// Writes the failure to standard error and gives the exit code. A closed standard error is
     /// no further failure. A reader of our output that has gone is told nothing.
     pub fn report(&self, style: Style) -> ExitCode {
-        if !matches!(self.kind, ErrorKind::Signal(SIGPIPE) | ErrorKind::Exit(_)) {
+        if self.kind != ErrorKind::Signal(SIGPIPE) && !self.message.is_empty() {
             let _ = io::stderr().write_all(self.render(style).as_bytes());
         }
-        ExitCode::from(self.kind.exit_code())
+        ExitCode::from(self.exit_code())
     }
 }
 
@@ -333,6 +348,17 @@ mod tests {
         ]
         .map(ErrorKind::exit_code);
         assert_eq!(codes, [1, 2, 3, 4, 129, 130, 141, 143]);
+    }
+
+    #[test]
+    fn a_program_s_own_code_goes_through_without_a_word() {
+        let failure = Failure::program(42);
+        assert_eq!(failure.exit_code(), 42);
+        assert_eq!(
+            Failure::user("no such image").exit_with(125).exit_code(),
+            125
+        );
+        assert_eq!(Failure::user("no such image").exit_code(), 2);
     }
 
     #[test]

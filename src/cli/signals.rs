@@ -4,11 +4,12 @@
 //! A signal that is ignored when rbuild starts (`nohup`, a shell's background job) stays ignored.
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Failure, SIGPIPE};
@@ -27,6 +28,8 @@ pub struct Interrupt {
     cancel: Cancel,
     token: CancellationToken,
     signal: Arc<AtomicU8>,
+    /// Who deals with signals in place of this, where somebody does.
+    taken: Arc<Mutex<Option<UnboundedSender<u8>>>>,
 }
 
 impl Interrupt {
@@ -54,6 +57,9 @@ impl Interrupt {
 
     async fn serve(self, number: u8, mut arriving: Signal) {
         while arriving.recv().await.is_some() {
+            if self.hand_on(number) {
+                continue;
+            }
             if self.token.is_cancelled() {
                 // Sandboxes end by themselves when this process is gone.
                 std::process::exit(i32::from(128 + number));
@@ -65,6 +71,23 @@ impl Interrupt {
                 std::process::exit(i32::from(128 + number));
             });
         }
+    }
+
+    /// From now on signals are the caller's to deal with, by their numbers, and stop nothing here:
+    /// a program in the foreground may have its own use for them. One that came before is given
+    /// first.
+    pub fn take(&self) -> UnboundedReceiver<u8> {
+        let (sender, receiver) = unbounded_channel();
+        if let Some(number) = self.signal() {
+            let _ = sender.send(number);
+        }
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    fn hand_on(&self, number: u8) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.as_ref().is_some_and(|to| to.send(number).is_ok())
     }
 
     /// The first reason stands.
@@ -134,6 +157,17 @@ mod tests {
         assert_eq!(interrupt.signal(), Some(SIGTERM));
         assert!(interrupt.cancel().is_canceled());
         assert_eq!(interrupt.wait().await, Err(Failure::signal(SIGTERM)));
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_signals_gets_them_and_nothing_is_stopped() {
+        let interrupt = Interrupt::default();
+        let mut signals = interrupt.take();
+        assert!(interrupt.hand_on(SIGTERM));
+        assert_eq!(signals.recv().await, Some(SIGTERM));
+        assert_eq!(interrupt.signal(), None);
+        drop(signals);
+        assert!(!interrupt.hand_on(SIGTERM));
     }
 
     #[tokio::test]

@@ -29,8 +29,11 @@ const SWITCHES: [&str; 6] = [
     "--verbose",
 ];
 
+/// Commands that run a program whose words are not rbuild's to read.
+const FOREGROUND: [&str; 2] = ["run", "unshare"];
+
 /// What a command group of Docker has that rbuild has too.
-const GROUPS: [(&str, &[(&str, &[&str])]); 4] = [
+const GROUPS: [(&str, &[(&str, &[&str])]); 5] = [
     (
         "buildx",
         &[
@@ -48,6 +51,7 @@ const GROUPS: [(&str, &[(&str, &[&str])]); 4] = [
             ("prune", &["prune", "--build-cache"]),
         ],
     ),
+    ("container", &[("run", &["run"])]),
     (
         "image",
         &[
@@ -74,6 +78,20 @@ pub(super) fn normalise(
     is_directory: &dyn Fn(&OsStr) -> bool,
 ) -> Result<Vec<OsString>, Failure> {
     let mut words = insert_command(words, is_command, is_directory)?;
+    // What stands behind the image or program is that program's, and `run -v` is a volume.
+    if let Some(at) = first_word(&words)
+        && words[at]
+            .to_str()
+            .is_some_and(|word| FOREGROUND.contains(&word))
+    {
+        let behind = words.split_off(at + 1);
+        let command = words.remove(at);
+        let options = words.into_iter().flat_map(spell_out_verbosity);
+        return Ok(std::iter::once(command)
+            .chain(options)
+            .chain(behind)
+            .collect());
+    }
     // clap would let an option behind the command replace the same one before it; `-v` counts
     // and `--registry-mirror` gathers wherever they stand.
     if let Some(at) = first_word(&words)
@@ -84,6 +102,17 @@ pub(super) fn normalise(
         words[..=at].rotate_right(1);
     }
     switches(words)
+}
+
+/// `-vv` as `--verbose --verbose`.
+fn spell_out_verbosity(word: OsString) -> Vec<OsString> {
+    let letters = word.to_str().and_then(|word| word.strip_prefix('-'));
+    match letters {
+        Some(letters) if letters.bytes().all(|b| matches!(b, b'v' | b'D')) => {
+            vec!["--verbose".into(); letters.len()]
+        }
+        _ => vec![word],
+    }
 }
 
 fn insert_command(
@@ -214,7 +243,8 @@ mod tests {
 
     fn normalised(line: &str) -> Result<String, Failure> {
         let words = line.split_whitespace().map(OsString::from).collect();
-        let is_command = |word: &str| matches!(word, "build" | "push" | "images");
+        let is_command =
+            |word: &str| matches!(word, "build" | "push" | "images" | "run" | "unshare");
         let words = normalise(words, &is_command, &|word| word == "app")?;
         Ok(words
             .iter()
@@ -263,6 +293,17 @@ mod tests {
             ("build --no-cache --no-cache=false .", "build ."),
             ("build -- --no-cache=true", "build -- --no-cache=true"),
             ("build --rm=true .", "build --rm=true ."),
+            // A foreground program's words are left alone.
+            (
+                "run --pull=always a b --quiet=true",
+                "run --pull=always a b --quiet=true",
+            ),
+            ("container run -v a:b c", "run -v a:b c"),
+            (
+                "-vD --root /x run -v a:b c",
+                "run --verbose --verbose --root /x -v a:b c",
+            ),
+            ("-v unshare ls -v", "unshare --verbose ls -v"),
         ] {
             assert_eq!(normalised(line).as_deref(), Ok(expected), "{line}");
         }

@@ -25,7 +25,7 @@ pub mod span;
 pub mod stages;
 pub mod syntax;
 mod unknown;
-mod values;
+pub(crate) mod values;
 
 use diagnostic::Diagnostic;
 use instruction::{ArgDeclaration, Instruction, Stage, Step};

@@ -60,7 +60,7 @@ fn nanoseconds(digits: &str, unit: i128) -> Option<i128> {
 }
 
 /// Bytes of a size such as `64m`, `1.5GiB` or `4096`; units are powers of 1024.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let last = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')?;
     let (number, unit) = text.split_at(last + 1);
     let number: f64 = number.strip_suffix(' ').unwrap_or(number).parse().ok()?;

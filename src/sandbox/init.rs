@@ -17,7 +17,7 @@ use super::launcher::StepFiles;
 use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
-use super::{standard_mounts, step, syscall};
+use super::{standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
 pub(super) struct Init<'a> {
@@ -27,6 +27,8 @@ pub(super) struct Init<'a> {
     pub(super) files: StepFiles,
     /// Where the outcome goes.
     pub(super) report: OwnedFd,
+    /// Signals for the step's process, a byte each.
+    pub(super) signals: OwnedFd,
     /// Readable when rbuild is gone.
     pub(super) lifeline: &'a OwnedFd,
     /// The step's system call filter.
@@ -49,10 +51,11 @@ pub(super) fn run(init: Init<'_>) -> ! {
         spec,
         mut files,
         report: to,
+        signals,
         lifeline,
         filter,
     } = init;
-    let mut kept: Vec<RawFd> = vec![to.as_raw_fd(), lifeline.as_raw_fd()];
+    let mut kept: Vec<RawFd> = vec![to.as_raw_fd(), signals.as_raw_fd(), lifeline.as_raw_fd()];
     kept.extend(files.descriptors().map(AsRawFd::as_raw_fd));
     let outcome = keep_only(&mut kept)
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
@@ -61,7 +64,7 @@ pub(super) fn run(init: Init<'_>) -> ! {
             let step = start_step(spec, &files, &to, filter)?;
             // The readers of the step's output see its end when the step's processes are gone.
             drop(files);
-            watch(&step, lifeline)
+            watch(&step, &signals, lifeline)
         });
     report(&to, &outcome.unwrap_or_else(Outcome::SetupFailed));
     syscall::exit(0)
@@ -124,6 +127,9 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
     }
     let mut filesystem = RootFilesystem::mount(spec)?;
     standard_mounts::add(&filesystem, spec.security)?;
+    if let Some(wanted) = &spec.terminal {
+        terminal::open(&filesystem.root, wanted, spec.uid, files)?;
+    }
     if files.stdin.is_none() {
         // Now, for a mount of the step's may put anything in its place.
         let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -138,6 +144,9 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
     }
     if spec.security == Security::Sandbox {
         standard_mounts::mask(&mut filesystem)?;
+    }
+    if spec.read_only {
+        filesystem.make_read_only()?;
     }
     filesystem.enter()?;
     // Nothing outside of this process may look into it: it can do more than the step.
@@ -167,12 +176,13 @@ fn start_step(
     }
 }
 
-/// Waits until the step's process, or rbuild, ends.
-fn watch(step: &Started, lifeline: &OwnedFd) -> Result<Outcome, SetupFailure> {
+/// Waits until the step's process, or rbuild, ends; passes signals on meanwhile.
+fn watch(step: &Started, signals: &OwnedFd, lifeline: &OwnedFd) -> Result<Outcome, SetupFailure> {
     loop {
         let mut watched = [
             PollFd::new(&step.events, PollFlags::IN),
             PollFd::new(lifeline, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
         ];
         retry(|| rustix::event::poll(&mut watched, None))
             .map_err(|errno| SetupFailure::new(Stage::Process, "can't wait for the step", errno))?;
@@ -182,8 +192,23 @@ fn watch(step: &Started, lifeline: &OwnedFd) -> Result<Outcome, SetupFailure> {
         // How many children an event stands for is not said: its content doesn't matter.
         let mut content = [0; 128];
         while matches!(rustix::io::read(&step.events, &mut content), Ok(1..)) {}
+        // Before signals are passed on: the number of a process that was reaped may be another's.
         if let Some(outcome) = reap(step.pid) {
             return Ok(outcome);
+        }
+        pass_on(signals, step.pid);
+    }
+}
+
+/// Sends the step what has come for it.
+fn pass_on(signals: &OwnedFd, step: Pid) {
+    let mut numbers = [0; 64];
+    while let Ok(count @ 1..) = rustix::io::read(signals, &mut numbers) {
+        for number in &numbers[..count] {
+            if let Some(signal) = Signal::from_named_raw(i32::from(*number)) {
+                // Ended, and not yet taken leave of: nobody to tell.
+                let _ = rustix::process::kill_process(step, signal);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `init` | process 1 of a sandbox |
 //! | `root_filesystem`, `standard_mounts`, `mount`, `in_root` | what a step sees as `/` |
 //! | `step` | user, groups, capabilities, and the program |
+//! | [`terminal`] | a terminal of a sandbox's own, and its way out to the main process |
 //! | `seccomp` | the system calls that a step may make |
 //! | [`outside`] | other programs, run as the caller |
 //! | `id_map` | ids in user namespaces |
@@ -33,6 +34,7 @@ pub mod spec;
 mod standard_mounts;
 mod step;
 mod syscall;
+pub mod terminal;
 
 pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};
@@ -41,5 +43,5 @@ pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 pub use process::{EnterError, Needs, Processes, enter};
 pub use spec::{
     HostPath, MountSource, Network, Outcome, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec,
-    Security, SetupFailure, Stage, Writable, XattrNamespace,
+    Security, SetupFailure, Stage, TerminalSpec, Writable, XattrNamespace,
 };

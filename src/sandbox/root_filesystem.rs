@@ -217,7 +217,11 @@ impl RootFilesystem {
                 };
                 Ok((mount, attributes, false))
             }
-            MountSource::Tmpfs { size, mode } => {
+            MountSource::Tmpfs {
+                size,
+                mode,
+                executable,
+            } => {
                 let mode = format!("{:o}", mode & 0o7777);
                 let size = size.map(|size| size.to_string());
                 let mut options = vec![("mode", Some(mode.as_str()))];
@@ -226,7 +230,11 @@ impl RootFilesystem {
                 }
                 let mount = mount::new_filesystem("tmpfs", &options, nosuid)
                     .map_err(|error| failed("can't make a tmpfs for", error.errno))?;
-                Ok((mount, MountAttrFlags::empty(), false))
+                let attributes = match executable {
+                    true => MountAttrFlags::empty(),
+                    false => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+                };
+                Ok((mount, attributes, false))
             }
             MountSource::File {
                 index,
@@ -295,6 +303,17 @@ impl RootFilesystem {
         let source = in_root::open(&Root::new(stack), path)
             .map_err(|errno| SetupFailure::at(Stage::Mount, "the layers hold no", path, errno))?;
         mount::clone_tree(source.as_fd(), false).map_err(|errno| failed("can't mount on", errno))
+    }
+
+    /// Refuses writing to the root itself. Comes after every mount: mount points are made below it.
+    pub(super) fn make_read_only(&self) -> Result<(), SetupFailure> {
+        mount::restrict(self.root.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(|errno| {
+            SetupFailure::new(
+                Stage::Root,
+                "can't make the root file system read-only",
+                errno,
+            )
+        })
     }
 
     /// Makes it the root of this process's mount namespace and lets go of the old one.

@@ -110,6 +110,8 @@ pub enum MountSource {
         size: Option<u64>,
         /// Permission bits of its root.
         mode: u32,
+        /// Whether programs on it may be run.
+        executable: bool,
     },
     /// A file in memory with the content of the `index`th of
     /// [`SandboxFiles::passed`](super::SandboxFiles), never written to a disk.
@@ -164,6 +166,20 @@ pub struct SandboxSpec {
     pub network: Network,
     /// What the step may do.
     pub security: Security,
+    /// Whether the root file system refuses writing; mounts decide for themselves.
+    pub read_only: bool,
+    /// A terminal of the sandbox's own for the standard streams.
+    pub terminal: Option<TerminalSpec>,
+}
+
+/// A terminal made inside of a sandbox, so that programs there know it by a name of theirs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSpec {
+    /// Which of [`SandboxFiles::passed`](super::SandboxFiles) is the line that the terminal's
+    /// other side is sent through, from [`terminal::line`](super::terminal::line).
+    pub line: usize,
+    /// Its size before anything is written to it: rows and columns.
+    pub size: Option<(u16, u16)>,
 }
 
 /// How a sandbox ended.
@@ -225,6 +241,8 @@ pub enum Stage {
     Seccomp,
     /// Standard streams and process state.
     Process,
+    /// Making a terminal.
+    Terminal,
 }
 
 /// Why a sandbox could not be made.

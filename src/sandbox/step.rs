@@ -65,6 +65,12 @@ fn set_up(
     rustix::process::setsid().map_err(failed(Stage::Process, "can't start a session"))?;
     syscall::reset_signals();
     set_streams(files).map_err(failed(Stage::Process, "can't set the standard streams"))?;
+    if spec.terminal.is_some() {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(failed(
+            Stage::Terminal,
+            "can't take the terminal as controlling one",
+        ))?;
+    }
     close_others_on_exec().map_err(failed(Stage::Process, "can't close descriptors"))?;
     rustix::process::umask(Mode::from(0o022));
 

@@ -25,6 +25,27 @@ impl StepContext {
     }
 }
 
+/// Makes known where the layers of an image of the store can be had that the store knows by
+/// name only: an image may be built on a base that nobody has read.
+///
+/// # Errors
+/// When the store fails.
+pub fn register_origins(materializer: &Materializer, layers: &[LayerId]) -> Result<(), StoreError> {
+    let store = materializer.store();
+    for layer in layers {
+        let Some(diff_id) = store.layer(*layer)?.and_then(|layer| layer.diff_id) else {
+            continue;
+        };
+        for blob in store.compressed_blobs(&diff_id)? {
+            if let Some(origin) = origin::find(store, &blob)? {
+                materializer.register(*layer, origin);
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The store's layers of a base image, lowest first; those that it doesn't know yet are made
 /// known, with where their bytes can be had.
 ///

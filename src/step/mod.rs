@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows a terminal, and no secret enters a key, a layer or an event.
 
+pub mod container;
 pub mod copy;
 mod image;
 mod mount_points;
@@ -29,7 +30,7 @@ use crate::store::{CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
 pub use self::copy::CopyError;
-pub use self::image::layers_of;
+pub use self::image::{layers_of, register_origins};
 pub use self::owner::UnknownOwner;
 pub use self::run::RunError;
 

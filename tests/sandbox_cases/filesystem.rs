@@ -243,6 +243,7 @@ fn descriptors(fixture: &Fixture) {
         ),
         mount(
             MountSource::Tmpfs {
+                executable: true,
                 size: None,
                 mode: 0o755,
             },
@@ -297,6 +298,7 @@ fn tmpfs(fixture: &Fixture) {
     spec.mounts = vec![
         mount(
             MountSource::Tmpfs {
+                executable: true,
                 size: Some(1 << 20),
                 mode: 0o1770,
             },
@@ -304,6 +306,7 @@ fn tmpfs(fixture: &Fixture) {
         ),
         mount(
             MountSource::Tmpfs {
+                executable: true,
                 size: None,
                 mode: 0o755,
             },
@@ -312,6 +315,7 @@ fn tmpfs(fixture: &Fixture) {
         // Below another mount, mount points are made.
         mount(
             MountSource::Tmpfs {
+                executable: true,
                 size: None,
                 mode: 0o755,
             },
@@ -336,6 +340,7 @@ fn files(fixture: &Fixture) {
         "cat /run/one; wc -c < /run/two; stat -c '%a %u:%g' /run/one /run/two; (echo x > /run/one) 2>&1 | grep -c Read-only",
     );
     let tmpfs = MountSource::Tmpfs {
+        executable: true,
         size: None,
         mode: 0o755,
     };
@@ -415,6 +420,7 @@ fn hostile_sources(fixture: &Fixture) {
     spec.mounts = vec![
         mount(
             MountSource::Tmpfs {
+                executable: true,
                 size: None,
                 mode: 0o755,
             },

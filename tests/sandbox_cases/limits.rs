@@ -182,6 +182,7 @@ fn device_nodes(fixture: &Fixture) {
     spec.mounts.push(SandboxMount {
         target: b"/run".to_vec(),
         source: MountSource::Tmpfs {
+            executable: true,
             size: None,
             mode: 0o755,
         },

@@ -114,6 +114,8 @@ impl Fixture {
             hostname: "sandbox".to_owned(),
             network: Network::Host,
             security: Security::Sandbox,
+            read_only: false,
+            terminal: None,
         }
     }
 

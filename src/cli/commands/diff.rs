@@ -78,7 +78,7 @@ pub fn run(arguments: DiffArguments, context: &Context) -> Result<(), Failure> {
     output::print(&text)?;
     let same = record1.id == record2.id || (config.is_empty() && files.is_empty());
     match arguments.exit_code && !same {
-        true => Err(Failure::exit(1)),
+        true => Err(Failure::program(1)),
         false => Ok(()),
     }
 }

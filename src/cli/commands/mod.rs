@@ -10,6 +10,7 @@ pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod rmi;
+pub mod run;
 pub mod tag;
 pub mod version;
 
@@ -171,6 +172,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Build(arguments) => build::run(*arguments, context).await,
         Command::Push(arguments) => until_interrupted(push::run(arguments, context), context).await,
         Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
+        // Signals are the program's.
+        Command::Run(arguments) => run::run(*arguments, context).await,
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
         Command::Inspect(arguments) => inspect::run(arguments, context),

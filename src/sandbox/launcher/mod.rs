@@ -31,6 +31,8 @@ enum Request {
     },
     /// Kill everything in a sandbox.
     Kill { id: u64 },
+    /// Send a signal to a sandbox's step, and to nothing that it started.
+    Signal { id: u64, signal: u8 },
 }
 
 /// From the launcher to the main process: a sandbox is gone, all of it.
@@ -291,6 +293,17 @@ impl Running {
     pub fn kill(&self) {
         // Gone or ended already: nothing to kill.
         let _ = self.launcher.send(&Request::Kill { id: self.id }, &[]);
+    }
+
+    /// Sends a signal to the step's own process. One that comes before that process has started
+    /// waits for it.
+    pub fn signal(&self, signal: u8) {
+        let request = Request::Signal {
+            id: self.id,
+            signal,
+        };
+        // Gone or ended already: nobody to tell.
+        let _ = self.launcher.send(&request, &[]);
     }
 }
 

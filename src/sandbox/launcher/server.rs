@@ -30,6 +30,8 @@ struct Sandbox {
     pidfd: OwnedFd,
     /// Where init writes the outcome.
     report: OwnedFd,
+    /// Where init reads the signals for the step, a byte each.
+    signals: OwnedFd,
 }
 
 struct Server {
@@ -108,6 +110,13 @@ impl Server {
                     let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, Signal::KILL);
                 }
             }
+            Request::Signal { id, signal } => {
+                if let Some(sandbox) = self.sandboxes.iter().find(|sandbox| sandbox.id == id) {
+                    // Through init: the step has no name out here. Never blocks; a step that
+                    // leaves thousands unread has had enough of them.
+                    let _ = rustix::io::write(&sandbox.signals, &[signal]);
+                }
+            }
         }
         Ok(true)
     }
@@ -127,6 +136,9 @@ impl Server {
         let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
         let (report, write_report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| failed("can't make a pipe", errno))?;
+        let (read_signals, signals) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+                .map_err(|errno| failed("can't make a pipe", errno))?;
         let mut namespaces = libc::CLONE_NEWPID
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWIPC
@@ -143,11 +155,13 @@ impl Server {
                 init,
                 pidfd,
                 report,
+                signals,
             }),
             None => init::run(Init {
                 spec,
                 files,
                 report: write_report,
+                signals: read_signals,
                 lifeline: &self.lifeline,
                 filter: &self.filter,
             }),

@@ -67,6 +67,17 @@ pub enum RunError {
         #[source]
         source: ViewError,
     },
+    /// A file or folder of this machine that isn't there to be mounted.
+    #[error("can't mount `{}` on `{target}`: {source}", host_path.display())]
+    HostPath {
+        /// The path.
+        host_path: std::path::PathBuf,
+        /// Where it should have been seen.
+        target: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The step's changes can't be read.
     #[error("reading the step's changes: {0}")]
     Changes(#[source] LayerError),
@@ -85,6 +96,6 @@ pub enum RunError {
 }
 
 /// Turns a system error into one that says what was tried.
-pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+pub(in crate::step) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Io { what, source }
 }

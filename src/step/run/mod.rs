@@ -5,7 +5,7 @@
 //! only its network, its name servers and its kernel. Secrets are memory that one step sees.
 
 mod error;
-mod mounts;
+pub(super) mod mounts;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 pub use self::error::RunError;
-use self::error::failed;
-use self::mounts::{Assembly, Prepared};
+pub(super) use self::error::failed;
+pub(super) use self::mounts::Assembly;
+use self::mounts::Prepared;
 use super::mount_points::{Kind, MountPoints, root_entry};
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
@@ -29,14 +30,14 @@ use crate::sandbox::{
     HostPath, Launcher, Network, Outcome, SandboxFiles, SandboxSpec, Security, Writable,
     XattrNamespace,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Materializer, Snapshot};
 use crate::solver::events::{Event, LogStream, VertexId};
 use crate::store::{NewLayer, PendingTree};
 
 /// The name that steps see as theirs.
-const HOSTNAME: &str = "rbuild";
+pub const HOSTNAME: &str = "rbuild";
 /// Mount points that every step has.
-const STANDARD: [(&[u8], Kind); 5] = [
+pub(super) const STANDARD: [(&[u8], Kind); 5] = [
     (b"dev", Kind::Directory),
     (b"proc", Kind::Directory),
     (b"sys", Kind::Directory),
@@ -89,26 +90,7 @@ impl StepContext {
         upper: &PendingTree,
         assembly: &mut Assembly,
     ) -> Result<SandboxSpec, StepError> {
-        let mut lower: Vec<HostPath> = Vec::new();
-        if !assembly.points.is_empty() {
-            let tree = self.store().scratch()?;
-            let tar = assembly
-                .points
-                .tar(root_entry(view))
-                .map_err(RunError::Changes)?;
-            let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
-            apply::extract(
-                tar.as_slice(),
-                directory.as_fd(),
-                self.materializer.form(),
-                view,
-            )
-            .map_err(RunError::Changes)?;
-            lower.push(HostPath::from(tree.path().to_owned()));
-            assembly.scratch.push(tree);
-        }
-        let trees = self.materializer.trees(parent)?;
-        lower.extend(trees.into_iter().rev().map(HostPath::from));
+        let lower = lower_trees(&self.materializer, parent, view, assembly)?;
         let work = self.store().scratch()?;
         let spec = SandboxSpec {
             lower,
@@ -116,10 +98,7 @@ impl StepContext {
                 upper: HostPath::from(upper.path().to_owned()),
                 work: HostPath::from(work.path().to_owned()),
             },
-            xattr_namespace: match self.materializer.form().xattr_namespace {
-                crate::layer::form::XattrNamespace::Trusted => XattrNamespace::Trusted,
-                crate::layer::form::XattrNamespace::User => XattrNamespace::User,
-            },
+            xattr_namespace: xattr_namespace(&self.materializer),
             mounts: std::mem::take(&mut assembly.mounts),
             args: run.args.clone(),
             env: std::mem::take(&mut assembly.env),
@@ -128,11 +107,10 @@ impl StepContext {
             gid: user.gid,
             groups: user.groups.clone(),
             hostname: HOSTNAME.to_owned(),
-            network: match run.network {
-                NetworkMode::Host => Network::Host,
-                NetworkMode::None => Network::None,
-            },
+            network: network(run.network),
             security: Security::Sandbox,
+            read_only: false,
+            terminal: None,
         };
         assembly.scratch.push(work);
         Ok(spec)
@@ -291,6 +269,47 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
     key.finish()
 }
 
+/// The trees that a sandbox on top of a snapshot stacks, topmost first: that of the mount points,
+/// then those of the layers.
+pub(super) fn lower_trees(
+    materializer: &Materializer,
+    snapshot: &Snapshot,
+    view: &View,
+    assembly: &mut Assembly,
+) -> Result<Vec<HostPath>, StepError> {
+    let mut lower: Vec<HostPath> = Vec::new();
+    if !assembly.points.is_empty() {
+        let tree = materializer.store().scratch()?;
+        let tar = assembly
+            .points
+            .tar(root_entry(view))
+            .map_err(RunError::Changes)?;
+        let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
+        apply::extract(tar.as_slice(), directory.as_fd(), materializer.form(), view)
+            .map_err(RunError::Changes)?;
+        lower.push(HostPath::from(tree.path().to_owned()));
+        assembly.scratch.push(tree);
+    }
+    let trees = materializer.trees(snapshot)?;
+    lower.extend(trees.into_iter().rev().map(HostPath::from));
+    Ok(lower)
+}
+
+/// What overlay can use on the trees made here.
+pub(super) fn xattr_namespace(materializer: &Materializer) -> XattrNamespace {
+    match materializer.form().xattr_namespace {
+        crate::layer::form::XattrNamespace::Trusted => XattrNamespace::Trusted,
+        crate::layer::form::XattrNamespace::User => XattrNamespace::User,
+    }
+}
+
+pub(super) fn network(mode: NetworkMode) -> Network {
+    match mode {
+        NetworkMode::Host => Network::Host,
+        NetworkMode::None => Network::None,
+    }
+}
+
 fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
     let mut env: Vec<String> = run
         .env
@@ -310,7 +329,7 @@ fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
 }
 
 /// The root directory of an overlay mount has the attributes of its upper directory.
-fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
+pub(super) fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
     let root = root_entry(view);
     let what = "preparing the step's root directory";
     std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)).map_err(failed(what))?;

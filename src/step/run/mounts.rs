@@ -30,13 +30,14 @@ pub(super) enum Prepared {
 }
 
 /// A spec in the making, with what has to live until the step has ended.
-pub(super) struct Assembly {
-    pub(super) mounts: Vec<SandboxMount>,
-    pub(super) passed: Vec<OwnedFd>,
-    pub(super) env: Vec<String>,
-    pub(super) points: MountPoints,
-    pub(super) scratch: Vec<Scratch>,
-    pub(super) locks: Vec<Lock>,
+#[derive(Debug, Default)]
+pub(in crate::step) struct Assembly {
+    pub(in crate::step) mounts: Vec<SandboxMount>,
+    pub(in crate::step) passed: Vec<OwnedFd>,
+    pub(in crate::step) env: Vec<String>,
+    pub(in crate::step) points: MountPoints,
+    pub(in crate::step) scratch: Vec<Scratch>,
+    pub(in crate::step) locks: Vec<Lock>,
 }
 
 impl StepContext {
@@ -103,21 +104,15 @@ impl StepContext {
         prepared: &[Prepared],
     ) -> Result<Assembly, StepError> {
         let mut assembly = Assembly {
-            mounts: Vec::new(),
-            passed: Vec::new(),
             env: environment(run, user),
-            points: MountPoints::default(),
-            scratch: Vec::new(),
-            locks: Vec::new(),
+            ..Assembly::default()
         };
         for (target, kind) in STANDARD {
             assembly.point(view, target, kind)?;
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
-        let hosts =
-            format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
+        assembly.memory_file("/etc/hosts", hosts(HOSTNAME).as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
             self.show_script(script, &mut assembly)?;
         }
@@ -182,6 +177,7 @@ impl StepContext {
                 let source = MountSource::Tmpfs {
                     size: *size,
                     mode: 0o1777,
+                    executable: true,
                 };
                 assembly.push(target, source, false);
                 Ok(())
@@ -359,7 +355,12 @@ impl StepContext {
 }
 
 impl Assembly {
-    fn point(&mut self, view: &View, target: &[u8], kind: Kind) -> Result<(), RunError> {
+    pub(in crate::step) fn point(
+        &mut self,
+        view: &View,
+        target: &[u8],
+        kind: Kind,
+    ) -> Result<(), RunError> {
         let lies_in_dev = target.starts_with(b"/dev/") || target.starts_with(b"dev/");
         if lies_in_dev {
             return Ok(());
@@ -371,7 +372,7 @@ impl Assembly {
         })
     }
 
-    fn push(&mut self, target: &[u8], source: MountSource, read_only: bool) {
+    pub(in crate::step) fn push(&mut self, target: &[u8], source: MountSource, read_only: bool) {
         self.mounts.push(SandboxMount {
             target: target.to_vec(),
             source,
@@ -380,7 +381,7 @@ impl Assembly {
     }
 
     /// Shows `content` as a read-only file that no disk ever holds.
-    fn memory_file(
+    pub(in crate::step) fn memory_file(
         &mut self,
         target: &str,
         content: &[u8],
@@ -407,15 +408,20 @@ impl Assembly {
     }
 }
 
+/// What `/etc/hosts` says to a program on a machine of this name.
+pub(in crate::step) fn hosts(hostname: &str) -> String {
+    format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+}
+
 /// The machine's name servers, as they are.
-fn resolv_conf() -> Result<Vec<u8>, RunError> {
+pub(in crate::step) fn resolv_conf() -> Result<Vec<u8>, RunError> {
     match std::fs::read("/etc/resolv.conf") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read.map_err(failed("reading /etc/resolv.conf")),
     }
 }
 
-fn writable_in(folder: &Path) -> Result<Writable, RunError> {
+pub(in crate::step) fn writable_in(folder: &Path) -> Result<Writable, RunError> {
     let (upper, work) = (folder.join("upper"), folder.join("work"));
     for path in [&upper, &work] {
         std::fs::create_dir(path).map_err(failed("making room for a mount's writes"))?;

@@ -1,0 +1,340 @@
+//! A program in an image's file system, outside of any build: the sandbox of a RUN step without the
+//! layer. What it writes goes with it.
+//!
+//! Nothing here knows an image's config or a terminal's window: whoever starts a container has
+//! decided what runs, and gets the other side of its terminal.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::StepError;
+use super::mount_points::Kind;
+use super::owner::Accounts;
+pub use super::run::HOSTNAME;
+use super::run::mounts::{hosts, resolv_conf, writable_in};
+use super::run::{self, Assembly, RunError, STANDARD};
+use crate::digest::CacheKeyBuilder;
+use crate::graph::NetworkMode;
+use crate::layer::view::{View, ViewError};
+use crate::sandbox::{
+    HostPath, Launcher, LauncherError, MountSource, Outcome, Running, SandboxFiles, SandboxSpec,
+    Security, TerminalSpec, Writable, terminal,
+};
+use crate::snapshot::{Materializer, Snapshot};
+use crate::store::{LayerId, PendingTree};
+
+/// What is to run, and on what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The image's layers, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// The environment, `HOME` added where it isn't there.
+    pub env: Vec<(String, String)>,
+    /// `NAME|UID[:GROUP|GID]`, as the image knows them; root where empty.
+    pub user: String,
+    /// The working directory, made where the image lacks it.
+    pub cwd: String,
+    /// The host name; one of rbuild's own where `None`.
+    pub hostname: Option<String>,
+    /// The network.
+    pub network: NetworkMode,
+    /// Whether the image's file system refuses writing.
+    pub read_only: bool,
+    /// What is put into the file system.
+    pub mounts: Vec<ContainerMount>,
+}
+
+/// One place of a container's file system that is not the image's, or is always writable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerMount {
+    /// Where, absolute.
+    pub target: String,
+    /// What.
+    pub source: ContainerSource,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// What a [`ContainerMount`] shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerSource {
+    /// A file or folder of this machine, with everything mounted below it.
+    Host(PathBuf),
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Limit in bytes.
+        size: Option<u64>,
+        /// Permission bits.
+        mode: u32,
+        /// Whether programs on it may be run.
+        executable: bool,
+    },
+    /// What the image has there, with a place of its own for what is written.
+    Volume,
+}
+
+/// What a container reads and writes.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input; `/dev/null` where `None`.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// A terminal of the container's own in place of its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedTerminal {
+    /// Rows and columns, where they are known.
+    pub size: Option<(u16, u16)>,
+}
+
+/// A container that was started. Dropping it kills every process in it and removes what they
+/// wrote.
+#[derive(Debug)]
+pub struct RunningContainer {
+    running: Arc<Running>,
+    line: Option<terminal::Line>,
+    // Gone after the processes.
+    _assembly: Assembly,
+    _upper: PendingTree,
+}
+
+impl Drop for RunningContainer {
+    fn drop(&mut self) {
+        // Others may hold handles; what it wrote is removed next.
+        self.running.kill();
+        let _ = self.running.wait();
+    }
+}
+
+impl RunningContainer {
+    /// A handle to wait for its end, to send signals and to kill.
+    pub fn handle(&self) -> Arc<Running> {
+        Arc::clone(&self.running)
+    }
+
+    /// The other side of its terminal, waited for; `None` where it has none, or ended before it
+    /// had one. Given once.
+    ///
+    /// # Errors
+    /// When it gets lost on its way.
+    pub fn terminal(&mut self) -> std::io::Result<Option<OwnedFd>> {
+        match self.line.take() {
+            Some(line) => line.receive(),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until every process of it is gone.
+    ///
+    /// # Errors
+    /// When nobody can tell any more.
+    pub fn wait(&self) -> Result<Outcome, LauncherError> {
+        self.running.wait()
+    }
+}
+
+/// Starts a container. What the image's layers lack of trees is made, which may take a while.
+///
+/// # Errors
+/// When a layer can't be had, a user or group isn't known to the image, or something of this
+/// machine that is to be mounted isn't there. A program that can't be started is an
+/// [`Outcome`].
+pub fn start(
+    container: &Container,
+    materializer: &Materializer,
+    launcher: &Launcher,
+    streams: Streams,
+    terminal: Option<WantedTerminal>,
+) -> Result<RunningContainer, StepError> {
+    let store = materializer.store();
+    let snapshot = Snapshot {
+        layers: container.layers.clone(),
+        // Its name for a cache that is never asked.
+        key: CacheKeyBuilder::new("container").finish(),
+    };
+    let view = materializer.view(&snapshot)?;
+    let user = Accounts::new(view.passwd(), view.group()).exec_user(&container.user)?;
+    let mut assembly = assemble(container, &view)?;
+    assembly.env = environment(&container.env, &user.home);
+    let lower = run::lower_trees(materializer, &snapshot, &view, &mut assembly)?;
+    add_mounts(container, materializer, &lower, &mut assembly)?;
+    let (line, terminal) = match terminal {
+        Some(WantedTerminal { size }) => {
+            let (near, far) = terminal::line().map_err(run::failed("making a terminal"))?;
+            let line = assembly.passed.len();
+            assembly.passed.push(far);
+            (Some(near), Some(TerminalSpec { line, size }))
+        }
+        None => (None, None),
+    };
+    let upper = store.new_tree(materializer.form())?;
+    run::prepare_upper(upper.path(), &view)?;
+    let work = store.scratch()?;
+    let spec = SandboxSpec {
+        lower,
+        writable: Writable {
+            upper: HostPath::from(upper.path().to_owned()),
+            work: HostPath::from(work.path().to_owned()),
+        },
+        xattr_namespace: run::xattr_namespace(materializer),
+        mounts: std::mem::take(&mut assembly.mounts),
+        args: container.args.clone(),
+        env: std::mem::take(&mut assembly.env),
+        cwd: container.cwd.clone().into_bytes(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: hostname(container).to_owned(),
+        network: run::network(container.network),
+        security: Security::Sandbox,
+        read_only: container.read_only,
+        terminal,
+    };
+    assembly.scratch.push(work);
+    let files = SandboxFiles {
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        passed: std::mem::take(&mut assembly.passed),
+    };
+    let running = launcher.run(spec, files).map_err(RunError::Launcher)?;
+    Ok(RunningContainer {
+        running: Arc::new(running),
+        line,
+        _assembly: assembly,
+        _upper: upper,
+    })
+}
+
+fn hostname(container: &Container) -> &str {
+    container.hostname.as_deref().unwrap_or(HOSTNAME)
+}
+
+fn environment(env: &[(String, String)], home: &str) -> Vec<String> {
+    let mut all: Vec<String> = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        all.push(format!("HOME={home}"));
+    }
+    all
+}
+
+/// The mount points, and the files that tell of the machine. Unlike a step, a container may change
+/// those.
+fn assemble(container: &Container, view: &View) -> Result<Assembly, StepError> {
+    let mut assembly = Assembly::default();
+    let hostname = hostname(container);
+    for (target, kind) in STANDARD {
+        assembly.point(view, target, kind)?;
+    }
+    let files = [
+        ("/etc/resolv.conf", resolv_conf()?),
+        ("/etc/hosts", hosts(hostname).into_bytes()),
+        ("/etc/hostname", format!("{hostname}\n").into_bytes()),
+    ];
+    for (path, content) in files {
+        assembly.point(view, path.as_bytes(), Kind::File)?;
+        assembly.memory_file(path, &content, 0o644, (0, 0))?;
+        if let Some(mount) = assembly.mounts.last_mut() {
+            mount.read_only = false;
+        }
+    }
+    for mount in &container.mounts {
+        let kind = match &mount.source {
+            ContainerSource::Host(path) => host_kind(path, &mount.target)?,
+            ContainerSource::Tmpfs { .. } | ContainerSource::Volume => Kind::Directory,
+        };
+        assembly.point(view, mount.target.as_bytes(), kind)?;
+    }
+    refuse_file(view, &container.cwd)?;
+    assembly.point(view, container.cwd.as_bytes(), Kind::Directory)?;
+    Ok(assembly)
+}
+
+fn host_kind(path: &std::path::Path, target: &str) -> Result<Kind, RunError> {
+    let found = std::fs::metadata(path).map_err(|source| RunError::HostPath {
+        host_path: path.to_owned(),
+        target: target.to_owned(),
+        source,
+    })?;
+    Ok(match found.is_dir() {
+        true => Kind::Directory,
+        false => Kind::File,
+    })
+}
+
+/// A working directory is never put in place of a file.
+fn refuse_file(view: &View, cwd: &str) -> Result<(), RunError> {
+    let failed = |source| RunError::Path {
+        path: cwd.to_owned(),
+        source,
+    };
+    let resolved = view.resolve(cwd.as_bytes(), true).map_err(failed)?;
+    match resolved.found {
+        Some(found) if !found.entry.is_directory() => Err(failed(ViewError::NotADirectory {
+            path: cwd.to_owned(),
+            ancestor: cwd.to_owned(),
+        })),
+        _ => Ok(()),
+    }
+}
+
+fn add_mounts(
+    container: &Container,
+    materializer: &Materializer,
+    lower: &[HostPath],
+    assembly: &mut Assembly,
+) -> Result<(), StepError> {
+    let mut mounts: Vec<&ContainerMount> = container.mounts.iter().collect();
+    // What lies inside another mount comes after it, however they were written.
+    mounts.sort_by_key(|mount| depth(&mount.target));
+    for mount in mounts {
+        let target = mount.target.as_bytes();
+        let source = match &mount.source {
+            ContainerSource::Host(path) => MountSource::Path {
+                root: HostPath::from(path.clone()),
+                path: Vec::new(),
+                recursive: true,
+            },
+            ContainerSource::Tmpfs {
+                size,
+                mode,
+                executable,
+            } => MountSource::Tmpfs {
+                size: *size,
+                mode: *mode,
+                executable: *executable,
+            },
+            // The image's own file system takes the writes, and shows what the image has there.
+            ContainerSource::Volume if !container.read_only => continue,
+            ContainerSource::Volume => {
+                let folders = materializer.store().scratch()?;
+                let writable = writable_in(folders.path())?;
+                assembly.scratch.push(folders);
+                MountSource::Layers {
+                    lower: lower.to_vec(),
+                    writable: Some(writable),
+                    path: target.to_vec(),
+                }
+            }
+        };
+        assembly.push(target, source, mount.read_only);
+    }
+    Ok(())
+}
+
+fn depth(target: &str) -> usize {
+    target
+        .split('/')
+        .filter(|name| !name.is_empty() && *name != ".")
+        .count()
+}
