@@ -1,82 +1,146 @@
 #!/usr/bin/env bash
-# Builds the same things with rbuild and with Debian's buildah, in turn, on stores in memory, and
-# prints wall and CPU seconds (of all processes) and the ratio of each pair's medians.
+# Builds the same things with rbuild, Debian's buildah and Debian's docker (a daemon of its own,
+# with BuildKit), in turn, stores and contexts in memory. Prints the medians of wall seconds, CPU
+# seconds of all processes (daemons and containers too) and peak memory (anonymous pages of all
+# processes together), and how many times more the others take.
 #
-# usage: benches/compare.sh [RUNS]       as root; wants buildah, runc and busybox-static
-#        RBUILD=path/to/rbuild           the binary (default: target/release/rbuild)
+# usage: benches/compare.sh [RUNS]    as root; wants buildah, docker.io, runc and busybox-static,
+#                                     and cgroups in which groups can be made
+#        RBUILD=path/to/rbuild        the binary (default: target/release/rbuild)
+#        TOOLS="rbuild buildah"       only these
 #
-# Figures are ratios of one run on one machine: other load moves the seconds of both alike.
+# Figures are ratios of one run on one machine: other load moves the seconds of all alike.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 runs=${1:-5}
+read -ra tools <<<"${TOOLS:-rbuild buildah docker}"
 rbuild=$(readlink -f "${RBUILD:-target/release/rbuild}")
-for program in "$rbuild" buildah runc busybox; do
+docker=/usr/bin/docker
+for program in "$rbuild" busybox runc; do
     command -v "$program" >/dev/null || { echo "missing: $program" >&2; exit 1; }
 done
 
+# Groups that count the CPU time of everything in them: version 1 or version 2 of the interface.
+if [ -d /sys/fs/cgroup/cpuacct ]; then groups=/sys/fs/cgroup/cpuacct/rbuild-bench
+else groups=/sys/fs/cgroup/rbuild-bench; fi
+for tool in "${tools[@]}"; do mkdir -p "$groups/$tool/run"; done
+
 work=$(mktemp -d /tmp/rbuild-bench.XXXXXX)
 mount -t tmpfs tmpfs "$work"
-trap 'umount -l "$work"; rmdir "$work"' EXIT
+cleanup() {
+    [ -s "$work/docker.pid" ] && kill "$(cat "$work/docker.pid")" && sleep 2
+    find "$groups" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
+    rmdir "$groups" 2>/dev/null || true
+    umount -l "$work"
+    rmdir "$work"
+}
+trap cleanup EXIT
 
-# A base image of one static program, as a context file: both tools start from scratch.
+# A base of one static program, as files of the context: all tools start from scratch.
 make_context() { # NAME
     mkdir -p "$work/$1/bin"
     cp "$(command -v busybox)" "$work/$1/bin/busybox"
     ln -s busybox "$work/$1/bin/sh"
-    printf 'bin/\n!bin\n' >/dev/null
 }
-
 make_context runs
 { echo 'FROM scratch'; echo 'COPY bin /bin'; for i in $(seq 30); do echo "RUN echo $i > /file$i"; done; } >"$work/runs/Dockerfile"
-
 make_context small
 for i in $(seq 100); do
     mkdir -p "$work/small/files/$i"
     for j in $(seq 100); do printf 'file %s of %s\n' "$j" "$i" >"$work/small/files/$i/$j"; done
 done
 printf 'FROM scratch\nCOPY files /files\n' >"$work/small/Dockerfile"
-
 make_context large
 head -c 268435456 /dev/urandom >"$work/large/file"
 printf 'FROM scratch\nCOPY file /file\n' >"$work/large/Dockerfile"
 
-# timed COMMAND…: wall and CPU seconds of the command and all it started.
+# Every step has the host's network: private ones cost the others most of their time.
+build_rbuild() { RBUILD_ROOT="$work/rbuild" "$rbuild" --progress plain --network host -t bench "$work/$1"; }
+build_buildah() {
+    buildah --root "$work/buildah" --runroot "$work/buildah-run" --storage-driver overlay build \
+        --runtime runc --ulimit nofile=16384:16384 --ulimit nproc=16384:16384 --network host \
+        --layers -t bench "$work/$1"
+}
+build_docker() { DOCKER_BUILDKIT=1 DOCKER_HOST="unix://$work/docker.sock" "$docker" build --network host -t bench "$work/$1"; }
+empty_rbuild() { rm -rf "$work/rbuild"; }
+empty_buildah() {
+    local store=(buildah --root "$work/buildah" --runroot "$work/buildah-run" --storage-driver overlay)
+    "${store[@]}" rm -a >/dev/null 2>&1 || true
+    "${store[@]}" rmi -a -f >/dev/null 2>&1 || true
+}
+empty_docker() { DOCKER_HOST="unix://$work/docker.sock" "$docker" system prune -af >/dev/null 2>&1; }
+version_rbuild() { "$rbuild" --version; }
+version_buildah() { buildah --version; }
+version_docker() { DOCKER_HOST="unix://$work/docker.sock" "$docker" version --format 'docker {{.Server.Version}}'; }
+
+for tool in "${tools[@]}"; do
+    [ "$tool" = docker ] || continue
+    (
+        echo "$BASHPID" >"$groups/docker/run/cgroup.procs"
+        exec dockerd --data-root "$work/docker" --exec-root "$work/docker-exec" --pidfile "$work/docker.pid" \
+            --host "unix://$work/docker.sock" --bridge none --iptables=false --storage-driver overlay2 \
+            --cgroup-parent /rbuild-bench/docker >"$work/docker.log" 2>&1
+    ) &
+    for _ in $(seq 100); do [ -S "$work/docker.sock" ] && version_docker >/dev/null 2>&1 && break; sleep 0.1; done
+    version_docker >/dev/null || { tail -5 "$work/docker.log" >&2; exit 1; }
+done
+
+cpu_microseconds() { # TOOL
+    if [ -f "$groups/$1/cpuacct.usage" ]; then echo $(($(cat "$groups/$1/cpuacct.usage") / 1000))
+    else awk '/^usage_usec/ { print $2 }' "$groups/$1/cpu.stat"; fi
+}
+# in_group TOOL CONTEXT: builds with every process of it in the tool's group.
+in_group() {
+    ( echo "$BASHPID" >"$groups/$1/run/cgroup.procs"; "build_$1" "$2" >"$work/log" 2>&1 ) ||
+        { tail -20 "$work/log" >&2; exit 1; }
+}
+# timed TOOL CONTEXT: wall seconds, CPU seconds.
 timed() {
-    local out
-    out=$({ TIMEFORMAT='%R %U %S'; time "$@" >"$work/log" 2>&1; } 2>&1) || { cat "$work/log" >&2; exit 1; }
-    awk '{ printf "%s %.3f\n", $1, $2 + $3 }' <<<"$out"
+    local cpu wall
+    cpu=$(cpu_microseconds "$1"); wall=$(date +%s%N)
+    in_group "$1" "$2"
+    wall=$((($(date +%s%N) - wall) / 1000)); cpu=$(($(cpu_microseconds "$1") - cpu))
+    awk -v w="$wall" -v c="$cpu" 'BEGIN { printf "%.3f %.3f\n", w / 1e6, c / 1e6 }'
+}
+# peak TOOL CONTEXT: the most anonymous memory of all processes of the group, in MiB.
+peak() {
+    in_group "$1" "$2" &
+    local build=$! most=0 now
+    while kill -0 "$build" 2>/dev/null; do
+        now=$(find "$groups/$1" -name cgroup.procs -exec cat {} + 2>/dev/null |
+            sed 's|.*|/proc/&/status|' | xargs -r awk '/^RssAnon/ { sum += $2 } END { print sum + 0 }' 2>/dev/null || true)
+        [ "${now:-0}" -gt "$most" ] && most=$now
+        sleep 0.01
+    done
+    wait "$build"
+    echo $((most / 1024))
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-with_rbuild() { RBUILD_ROOT="$work/rbuild" "$rbuild" --progress plain -t bench "$work/$1"; }
-with_buildah() {
-    buildah --root "$work/buildah" --runroot "$work/buildah-run" --storage-driver overlay build \
-        --runtime runc --ulimit nofile=16384:16384 --ulimit nproc=16384:16384 --layers -t bench "$work/$1"
-}
-empty_rbuild() { rm -rf "$work/rbuild"; }
-empty_buildah() {
-    buildah --root "$work/buildah" --runroot "$work/buildah-run" --storage-driver overlay rm -a >/dev/null 2>&1 || true
-    buildah --root "$work/buildah" --runroot "$work/buildah-run" --storage-driver overlay rmi -a -f >/dev/null 2>&1 || true
-}
-
-printf '%-34s %10s %10s %8s   %10s %10s %8s\n' "" "rbuild s" "buildah s" "ratio" "rbuild cpu" "buildah cpu" "ratio"
+for tool in "${tools[@]}"; do "version_$tool"; done
+printf '\n| build | tool | wall s | times | CPU s | times | peak MiB |\n|---|---|---|---|---|---|---|\n'
 row() { # TITLE CONTEXT first|again
-    : >"$work/a"; : >"$work/b"
+    local tool
+    for tool in "${tools[@]}"; do : >"$work/$tool.times"; done
     for _ in $(seq "$runs"); do
-        if [ "$3" = first ]; then empty_rbuild; empty_buildah; fi
-        timed with_rbuild "$2" >>"$work/a"
-        timed with_buildah "$2" >>"$work/b"
+        for tool in "${tools[@]}"; do
+            if [ "$3" = first ]; then "empty_$tool"; fi
+            timed "$tool" "$2" >>"$work/$tool.times"
+        done
     done
-    local aw bw ac bc
-    aw=$(cut -d' ' -f1 "$work/a" | median); bw=$(cut -d' ' -f1 "$work/b" | median)
-    ac=$(cut -d' ' -f2 "$work/a" | median); bc=$(cut -d' ' -f2 "$work/b" | median)
-    awk -v t="$1" -v aw="$aw" -v bw="$bw" -v ac="$ac" -v bc="$bc" 'BEGIN {
-        printf "%-34s %10.2f %10.2f %8.1f   %10.2f %10.2f %8.1f\n", t, aw, bw, bw / (aw > 0 ? aw : 0.001), ac, bc, bc / (ac > 0 ? ac : 0.001) }'
+    local wall cpu first_wall= first_cpu=
+    for tool in "${tools[@]}"; do
+        if [ "$3" = first ]; then "empty_$tool"; fi
+        wall=$(cut -d' ' -f1 "$work/$tool.times" | median); cpu=$(cut -d' ' -f2 "$work/$tool.times" | median)
+        : "${first_wall:=$wall}" "${first_cpu:=$cpu}"
+        awk -v title="$1" -v tool="$tool" -v w="$wall" -v c="$cpu" -v fw="$first_wall" -v fc="$first_cpu" -v m="$(peak "$tool" "$2")" 'BEGIN {
+            printf "| %s | %s | %.2f | %.1f | %.2f | %.1f | %d |\n", title, tool, w, w / (fw > 0 ? fw : 0.001), c, c / (fc > 0 ? fc : 0.001), m }'
+    done
 }
-row "30 RUN steps"                runs  first
-row "30 RUN steps, unchanged"     runs  again
-row "COPY of 10,000 small files"  small first
-row "... unchanged"               small again
-row "COPY of a file of 256 MiB"   large first
-row "... unchanged"               large again
+row "30 RUN steps"               runs  first
+row "30 RUN steps, unchanged"    runs  again
+row "COPY of 10,000 small files" small first
+row "the same, unchanged"        small again
+row "COPY of one 256-MiB file"   large first
+row "the same, unchanged"        large again
