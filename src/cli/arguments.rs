@@ -12,11 +12,13 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
+use super::commands::doctor::DoctorArguments;
 use super::commands::images::ImagesArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
 use super::commands::run::{NOT_RUN, RunArguments};
 use super::commands::tag::TagArguments;
+use super::commands::unshare::UnshareArguments;
 use super::commands::version::VersionArguments;
 use super::environment::Environment;
 use super::error::Failure;
@@ -58,6 +60,10 @@ pub enum Command {
     Images(ImagesArguments),
     /// Run an image in the foreground, to try it
     Run(Box<RunArguments>),
+    /// Say what rbuild can do on this machine, and what keeps it from more
+    Doctor(DoctorArguments),
+    /// Run a program in rbuild's user namespace, to look at its files
+    Unshare(UnshareArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -78,6 +84,8 @@ impl Invocation {
             // A layer that was never compressed is pushed from its tree.
             Command::Build(_) | Command::Push(_) | Command::Run(_) => true,
             Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => false,
+            // They see to themselves.
+            Command::Doctor(_) | Command::Unshare(_) => false,
         };
         Needs {
             trees,
@@ -88,7 +96,7 @@ impl Invocation {
     /// A failure before the command has begun, with the exit code that the command gives it.
     pub fn failure(&self, failure: impl Into<Failure>) -> Failure {
         match self.command {
-            Command::Run(_) => failure.into().exit_with(NOT_RUN),
+            Command::Run(_) | Command::Unshare(_) => failure.into().exit_with(NOT_RUN),
             _ => failure.into(),
         }
     }
@@ -135,7 +143,9 @@ pub fn parse(
     let known = Line::command();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
-    let runs = words.first().is_some_and(|word| word == "run");
+    let runs = words
+        .first()
+        .is_some_and(|word| word == "run" || word == "unshare");
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
     let line = Line::try_parse_from(line).map_err(|error| match stop(error) {
         Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),
