@@ -1,6 +1,7 @@
 //! The `rbuild` program.
 //!
-//! The order matters. Arguments are understood without a thread; then the namespaces that the
+//! The order matters. Arguments are understood without a thread, and commands that become another
+//! program or look at the process itself never have one; then the namespaces that the
 //! command needs are entered and the processes beside this one are forked, which only a process
 //! with one thread can do; the runtime and its threads come last.
 
@@ -16,6 +17,9 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(stop) => return stop.report(stderr_style(&environment)),
     };
+    if let Some(code) = cli::run_alone(&invocation, &environment) {
+        return code;
+    }
     match process::enter(&invocation.needs()) {
         Ok(processes) => cli::run(invocation, environment, processes),
         Err(error) => invocation.failure(error).report(stderr_style(&environment)),

@@ -175,6 +175,7 @@ fn unpack(
         layers: layers.to_vec(),
         key: CacheKeyBuilder::new("container").finish(),
     };
+    materializer.store().hold(layers)?;
     let mut missing = false;
     for layer in layers {
         let tree = materializer.store().tree(*layer, materializer.form())?;

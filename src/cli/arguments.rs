@@ -14,6 +14,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use super::commands::build::BuildArguments;
 use super::commands::df::DfArguments;
 use super::commands::diff::DiffArguments;
+use super::commands::doctor::DoctorArguments;
 use super::commands::history::HistoryArguments;
 use super::commands::images::ImagesArguments;
 use super::commands::inspect::InspectArguments;
@@ -23,6 +24,7 @@ use super::commands::push::PushArguments;
 use super::commands::rmi::RmiArguments;
 use super::commands::run::{NOT_RUN, RunArguments};
 use super::commands::tag::TagArguments;
+use super::commands::unshare::UnshareArguments;
 use super::commands::version::VersionArguments;
 use super::environment::Environment;
 use super::error::Failure;
@@ -76,6 +78,10 @@ pub enum Command {
     Prune(PruneArguments),
     /// Run an image in the foreground, to try it
     Run(Box<RunArguments>),
+    /// Say what rbuild can do on this machine, and what keeps it from more
+    Doctor(DoctorArguments),
+    /// Run a program in rbuild's user namespace, to look at its files
+    Unshare(UnshareArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -99,11 +105,8 @@ impl Invocation {
             // and removed by their owner only.
             Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,
             Command::Inspect(arguments) => arguments.layers,
-            Command::Pull(_)
-            | Command::Tag(_)
-            | Command::Images(_)
-            | Command::History(_)
-            | Command::Version(_) => false,
+            // Names, configs and blobs are anybody's; `doctor` and `unshare` see to themselves.
+            _ => false,
         };
         Needs {
             trees,
@@ -114,7 +117,7 @@ impl Invocation {
     /// A failure before the command has begun, with the exit code that the command gives it.
     pub fn failure(&self, failure: impl Into<Failure>) -> Failure {
         match self.command {
-            Command::Run(_) => failure.into().exit_with(NOT_RUN),
+            Command::Run(_) | Command::Unshare(_) => failure.into().exit_with(NOT_RUN),
             _ => failure.into(),
         }
     }
@@ -161,7 +164,9 @@ pub fn parse(
     let known = Line::command();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
-    let runs = words.first().is_some_and(|word| word == "run");
+    let runs = words
+        .first()
+        .is_some_and(|word| word == "run" || word == "unshare");
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
     let line = Line::try_parse_from(line).map_err(|error| match stop(error) {
         Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),

@@ -34,6 +34,17 @@ use self::signals::Interrupt;
 use self::ui::{SharedStderr, stderr_style};
 use crate::sandbox::Processes;
 
+/// Runs a command that has to be a process with one thread, if it is one of those, and gives the
+/// exit code.
+pub fn run_alone(invocation: &Invocation, environment: &Environment) -> Option<ExitCode> {
+    let (command, settings) = (&invocation.command, &invocation.settings);
+    let result = commands::run_alone(command, settings, environment)?;
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(stderr_style(environment)),
+    })
+}
+
 /// Runs a command to its end and gives the exit code. Threads are started here, none before.
 pub fn run(invocation: Invocation, environment: Environment, processes: Processes) -> ExitCode {
     let stderr = SharedStderr::default();

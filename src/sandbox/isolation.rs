@@ -6,8 +6,9 @@
 //! do about it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::process::{Pid, WaitOptions};
@@ -16,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, retry};
 use super::id_map::{IdMaps, IdRange, MapError};
-use super::mount::{self, MountError};
-use super::spec::XattrNamespace;
+use super::mount::{self, MountError, Overlay};
+use super::spec::{HostPath, XattrNamespace};
 use super::syscall::{self, Fork};
 
 /// The rungs of the ladder, strongest first.
@@ -112,6 +113,8 @@ pub struct Refusal {
     pub tried: String,
     /// What came of it.
     pub reason: String,
+    /// What stands behind that: a setting of the machine, a security module, where it can be told.
+    pub cause: Option<String>,
     /// What makes it work: a command or a setting.
     pub fix: Option<String>,
 }
@@ -119,6 +122,9 @@ pub struct Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}: {}", self.rung, self.tried, self.reason)?;
+        if let Some(cause) = &self.cause {
+            write!(f, " ({cause})")?;
+        }
         match &self.fix {
             Some(fix) => write!(f, "; to fix it: {fix}"),
             None => Ok(()),
@@ -127,20 +133,40 @@ impl std::fmt::Display for Refusal {
 }
 
 /// What was found out about one rung.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The rung.
     pub rung: Rung,
-    /// Whether it works.
-    pub result: Result<(), Refusal>,
+    /// How it works, or why it doesn't.
+    pub result: Result<Works, Refusal>,
 }
 
-/// Tries every rung and changes nothing. Only before any thread exists.
-pub fn diagnose() -> Vec<Attempt> {
+/// What a rung that works gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Works {
+    /// The user ids of a sandbox, and what they are for this process.
+    pub users: Vec<IdRange>,
+    /// The same for groups.
+    pub groups: Vec<IdRange>,
+    /// Whether a sandbox can write to the folder that was asked about, or what the kernel said.
+    pub upper: Result<(), String>,
+}
+
+/// Tries every rung, and on each whether overlay can write to a folder, in which that takes
+/// making a folder for the moment. Changes nothing else. Only before any thread exists.
+pub fn diagnose(folder: &Path) -> Vec<Attempt> {
     Rung::SANDBOXES
         .into_iter()
         .map(|rung| Attempt {
             rung,
-            result: attempt(rung).map(drop),
+            result: attempt_at(rung, Some(folder)).map(|found| Works {
+                users: found.maps.users,
+                groups: found.maps.groups,
+                upper: match found.upper {
+                    None | Some(0) => Ok(()),
+                    Some(errno) => Err(std::io::Error::from_raw_os_error(errno).to_string()),
+                },
+            }),
         })
         .collect()
 }
@@ -151,6 +177,10 @@ pub(super) struct Found {
     pub(super) xattr_namespace: XattrNamespace,
     /// The user and mount namespace that were made and tried, where the rung has them.
     pub(super) namespaces: Option<Namespaces>,
+    /// Ids inside, and what they are for this process.
+    maps: IdMaps,
+    /// The error number with which overlay refused to write where it was tried; 0 if it didn't.
+    upper: Option<i32>,
 }
 
 pub(super) struct Namespaces {
@@ -160,23 +190,31 @@ pub(super) struct Namespaces {
 
 /// Tries one rung.
 pub(super) fn attempt(rung: Rung) -> Result<Found, Refusal> {
+    attempt_at(rung, None)
+}
+
+/// The same, and whether overlay can write to `folder`.
+fn attempt_at(rung: Rung, folder: Option<&Path>) -> Result<Found, Refusal> {
     match rung {
-        Rung::Root => attempt_root(),
-        Rung::UserNamespace => attempt_range(),
-        Rung::UserNamespaceSingle => attempt_single(),
+        Rung::Root => attempt_root(folder),
+        Rung::UserNamespace => attempt_range(folder),
+        Rung::UserNamespaceSingle => attempt_single(folder),
         Rung::None => Ok(Found {
             isolation: Isolation::None,
             xattr_namespace: XattrNamespace::User,
             namespaces: None,
+            maps: IdMaps::single(),
+            upper: None,
         }),
     }
 }
 
-fn attempt_root() -> Result<Found, Refusal> {
+fn attempt_root(folder: Option<&Path>) -> Result<Found, Refusal> {
     let refused = |tried: &str, reason: String, fix: Option<String>| Refusal {
         rung: Rung::Root,
         tried: tried.to_owned(),
         reason,
+        cause: None,
         fix,
     };
     if !has_capabilities(CapabilitySet::SYS_ADMIN) {
@@ -189,9 +227,13 @@ fn attempt_root() -> Result<Found, Refusal> {
     let probe = Probe::start(UnshareFlags::NEWNS, None)
         .map_err(|failure| failure.into_refusal(Rung::Root))?;
     let capable = probe
-        .finish()
+        .finish(folder)
         .map_err(|failure| failure.into_refusal(Rung::Root))?;
+    let maps = IdMaps::identity()
+        .map_err(|error| refused("read this process's ids", error.to_string(), None))?;
     Ok(Found {
+        maps,
+        upper: capable.upper,
         isolation: Isolation::Root,
         xattr_namespace: if capable.trusted_xattrs {
             XattrNamespace::Trusted
@@ -202,12 +244,13 @@ fn attempt_root() -> Result<Found, Refusal> {
     })
 }
 
-fn attempt_range() -> Result<Found, Refusal> {
+fn attempt_range(folder: Option<&Path>) -> Result<Found, Refusal> {
     let rung = Rung::UserNamespace;
     let refused = |tried: &str, MapError { reason, fix }: MapError| Refusal {
         rung,
         tried: tried.to_owned(),
         reason,
+        cause: None,
         fix,
     };
     // CAP_SETFCAP is asked for by the kernel when user 0 is mapped.
@@ -246,17 +289,21 @@ fn attempt_range() -> Result<Found, Refusal> {
     let namespaces = probe
         .namespaces()
         .map_err(|failure| failure.into_refusal(rung))?;
-    probe
-        .finish()
+    let capable = probe
+        .finish(folder)
         .map_err(|failure| failure.into_refusal(rung))?;
     Ok(Found {
-        isolation: Isolation::UserNamespace { range: maps.users },
+        isolation: Isolation::UserNamespace {
+            range: maps.users.clone(),
+        },
         xattr_namespace: XattrNamespace::User,
         namespaces: Some(namespaces),
+        maps,
+        upper: capable.upper,
     })
 }
 
-fn attempt_single() -> Result<Found, Refusal> {
+fn attempt_single(folder: Option<&Path>) -> Result<Found, Refusal> {
     let rung = Rung::UserNamespaceSingle;
     let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWNS;
     let probe = Probe::start(flags, Some(IdMaps::single()))
@@ -264,13 +311,15 @@ fn attempt_single() -> Result<Found, Refusal> {
     let namespaces = probe
         .namespaces()
         .map_err(|failure| failure.into_refusal(rung))?;
-    probe
-        .finish()
+    let capable = probe
+        .finish(folder)
         .map_err(|failure| failure.into_refusal(rung))?;
     Ok(Found {
         isolation: Isolation::UserNamespaceSingle,
         xattr_namespace: XattrNamespace::User,
         namespaces: Some(namespaces),
+        maps: IdMaps::single(),
+        upper: capable.upper,
     })
 }
 
@@ -281,6 +330,10 @@ fn count(ranges: &[IdRange]) -> u64 {
 fn has_capabilities(wanted: CapabilitySet) -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }
+
+const MAX_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+const USERNS_CLONE: &str = "/proc/sys/kernel/unprivileged_userns_clone";
+const APPARMOR_RESTRICTION: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
 
 /// What a probe's process tries, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -308,6 +361,16 @@ impl Trial {
     }
 }
 
+impl Trial {
+    /// The system call behind it, where its description doesn't say.
+    fn call(self) -> Option<&'static str> {
+        match self {
+            Self::Unshare | Self::Namespaces => Some("unshare"),
+            Self::Fork | Self::MapIds | Self::OpenNamespaces | Self::Tmpfs | Self::Overlay => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Failure {
     trial: Trial,
@@ -323,28 +386,73 @@ impl Failure {
     }
 
     fn into_refusal(self, rung: Rung) -> Refusal {
+        let tried = match self.trial.call() {
+            Some(call) => format!("{} with `{call}`", self.trial.describe()),
+            None => self.trial.describe().to_owned(),
+        };
         Refusal {
             rung,
-            tried: self.trial.describe().to_owned(),
+            tried,
             reason: std::io::Error::from_raw_os_error(self.errno).to_string(),
+            cause: self.cause(rung),
             fix: self.fix(rung),
         }
     }
 
-    /// What usually stands behind a refusal at this point.
+    /// What stands behind a refusal at this point, where it can be told.
+    fn cause(&self, rung: Rung) -> Option<String> {
+        let setting = |path: &str| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Some(text.trim().to_owned())
+        };
+        let is = |path: &str, value: &str| setting(path).as_deref() == Some(value);
+        let namespaces = matches!(
+            self.trial,
+            Trial::Unshare | Trial::MapIds | Trial::Namespaces
+        );
+        if namespaces && is(MAX_NAMESPACES, "0") {
+            return Some("user.max_user_namespaces is 0".to_owned());
+        }
+        if namespaces && is(USERNS_CLONE, "0") {
+            return Some("kernel.unprivileged_userns_clone is 0".to_owned());
+        }
+        if rung != Rung::Root && is(APPARMOR_RESTRICTION, "1") {
+            return Some("AppArmor: kernel.apparmor_restrict_unprivileged_userns is 1".to_owned());
+        }
+        let refused = [Errno::PERM, Errno::ACCESS]
+            .iter()
+            .any(|errno| errno.raw_os_error() == self.errno);
+        if !refused {
+            return None;
+        }
+        let profile = setting("/proc/self/attr/current").unwrap_or_default();
+        if profile.ends_with("(enforce)") {
+            return Some(format!("AppArmor's profile `{profile}`"));
+        }
+        let status = setting("/proc/self/status").unwrap_or_default();
+        if status.lines().any(|line| line == "Seccomp:\t2") {
+            return Some("a system call filter (seccomp)".to_owned());
+        }
+        (rung != Rung::Root && self.trial == Trial::Overlay).then(|| {
+            let release = rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned();
+            format!("Linux {release}; overlay in user namespaces came with 5.11")
+        })
+    }
+
+    /// What usually mends a refusal at this point.
     fn fix(&self, rung: Rung) -> Option<String> {
         let setting = |path: &str| std::fs::read_to_string(path).ok();
         let is = |path: &str, value: &str| setting(path).is_some_and(|text| text.trim() == value);
         let fix = match self.trial {
             Trial::Unshare | Trial::MapIds | Trial::Namespaces => {
-                if is("/proc/sys/user/max_user_namespaces", "0") {
+                if is(MAX_NAMESPACES, "0") {
                     "sysctl -w user.max_user_namespaces=15000"
-                } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+                } else if is(USERNS_CLONE, "0") {
                     "sysctl -w kernel.unprivileged_userns_clone=1"
-                } else if is(
-                    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-                    "1",
-                ) {
+                } else if is(APPARMOR_RESTRICTION, "1") {
                     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give rbuild an AppArmor profile that allows `userns`"
                 } else if self.errno == Errno::NOSPC.raw_os_error() {
                     "raise the limits in /proc/sys/user"
@@ -353,12 +461,7 @@ impl Failure {
                 }
             }
             Trial::Tmpfs | Trial::Overlay => {
-                if rung != Rung::Root
-                    && is(
-                        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-                        "1",
-                    )
-                {
+                if rung != Rung::Root && is(APPARMOR_RESTRICTION, "1") {
                     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give rbuild an AppArmor profile that allows `userns`"
                 } else if self.errno == Errno::NODEV.raw_os_error() {
                     "load the kernel module: modprobe overlay"
@@ -379,6 +482,8 @@ impl Failure {
 #[derive(Serialize, Deserialize)]
 struct Capable {
     trusted_xattrs: bool,
+    /// See [`Found`].
+    upper: Option<i32>,
 }
 
 /// A process that has entered new namespaces and waits to be told to try mounts in them.
@@ -431,10 +536,10 @@ impl Probe {
         })
     }
 
-    /// Has it try the rest.
-    fn finish(self) -> Result<Capable, Failure> {
+    /// Has it try the rest, and to write to `folder`.
+    fn finish(self, folder: Option<&Path>) -> Result<Capable, Failure> {
         self.channel
-            .send(&(), &[])
+            .send(&folder.map(HostPath::from), &[])
             .map_err(|errno| Failure::new(Trial::Fork, errno))?;
         self.answer::<Capable>()?
     }
@@ -462,13 +567,14 @@ fn try_namespaces(channel: &Channel, flags: UnshareFlags, own_maps: Option<IdMap
     if channel.send(&entered, &[]).is_err() || entered.is_err() {
         return;
     }
-    if let Ok(Some(_)) = channel.receive::<()>() {
+    if let Ok(Some(received)) = channel.receive::<Option<HostPath>>() {
+        let folder = received.message;
         // The answer's reader may be gone; so are we, then.
-        let _ = channel.send(&try_mounts(), &[]);
+        let _ = channel.send(&try_mounts(folder.as_ref()), &[]);
     }
 }
 
-fn try_mounts() -> Result<Capable, Failure> {
+fn try_mounts(folder: Option<&HostPath>) -> Result<Capable, Failure> {
     let failed = |trial| move |error: MountError| Failure::new(trial, error.errno);
     // The namespace that may be kept stays clean.
     syscall::unshare(UnshareFlags::NEWNS)
@@ -485,6 +591,12 @@ fn try_mounts() -> Result<Capable, Failure> {
     mount::attach(tmpfs.as_fd(), root.as_fd())
         .map_err(|errno| Failure::new(Trial::Tmpfs, errno))?;
     let trusted_xattrs = try_overlay(&tmpfs)?;
+    let upper = folder.map(
+        |folder| match try_upper(folder.as_path(), &tmpfs, trusted_xattrs) {
+            Ok(()) => 0,
+            Err(errno) => errno.raw_os_error(),
+        },
+    );
     syscall::unshare(
         UnshareFlags::NEWPID
             | UnshareFlags::NEWIPC
@@ -492,7 +604,10 @@ fn try_mounts() -> Result<Capable, Failure> {
             | UnshareFlags::NEWCGROUP,
     )
     .map_err(|errno| Failure::new(Trial::Namespaces, errno))?;
-    Ok(Capable { trusted_xattrs })
+    Ok(Capable {
+        trusted_xattrs,
+        upper,
+    })
 }
 
 /// Whether an overlay can be mounted, and whether its marks can be `trusted` attributes.
@@ -528,6 +643,40 @@ fn try_overlay(tmpfs: &OwnedFd) -> Result<bool, Failure> {
     mount::new_filesystem("overlay", &options, MountAttrFlags::empty())
         .map_err(|error| failed(error.errno))?;
     Ok(trusted_xattrs)
+}
+
+/// Whether overlay can write to a folder of this machine. What is made there for it goes again.
+fn try_upper(folder: &Path, tmpfs: &OwnedFd, trusted_xattrs: bool) -> Result<(), Errno> {
+    // Seen from the folder itself: what lies over `/` by now hides nothing below it.
+    let name = format!(".rbuild-probe-{}", std::process::id());
+    let place = folder.join(&name);
+    let kernel = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    std::fs::create_dir(&place).map_err(kernel)?;
+    let result = (|| {
+        let here = mount::open_host(&place)?;
+        let upper = mount::make_directory(here.as_fd(), "upper")?;
+        let work = mount::make_directory(here.as_fd(), "work")?;
+        let lower = mount::make_directory(tmpfs.as_fd(), "lower")?;
+        let lower = mount::descriptor_path(lower.as_fd());
+        let overlay = Overlay {
+            lower: vec![Path::new(&lower)],
+            writable: Some((upper.as_fd(), work.as_fd())),
+            xattr_namespace: match trusted_xattrs {
+                true => XattrNamespace::Trusted,
+                false => XattrNamespace::User,
+            },
+        };
+        let workshop = mount::make_directory(tmpfs.as_fd(), "workshop")?;
+        let mounted = overlay
+            .mount(workshop.as_fd())
+            .map_err(|error| error.error.errno)?;
+        // A file system may take the mount and not the marks.
+        rustix::fs::mkdirat(&mounted, "folder", Mode::from(0o755))?;
+        rustix::fs::unlinkat(&mounted, "folder", AtFlags::REMOVEDIR)
+    })();
+    // Best effort: what can't be removed is empty folders.
+    let _ = crate::fs::remove::remove_folder(&place);
+    result
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};
 pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};
 pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
-pub use process::{EnterError, Needs, Processes, enter};
+pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
     HostPath, MountSource, Network, Outcome, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec,
     Security, SetupFailure, Stage, TerminalSpec, Writable, XattrNamespace,

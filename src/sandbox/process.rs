@@ -133,6 +133,29 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
     })
 }
 
+/// Enters rbuild's user and mount namespace with this very process, which is to become another
+/// program: no other process is started. Gives the isolation, for which nothing is entered where
+/// it needs no user namespace, and the stronger ones that don't work here.
+///
+/// # Errors
+/// When threads exist, when the rung asked for doesn't work, or when the system is out of
+/// processes, memory or descriptors.
+pub fn enter_alone(wanted: Option<Rung>) -> Result<(Isolation, Vec<Refusal>), EnterError> {
+    if has_threads() {
+        return Err(EnterError::Threads);
+    }
+    let (found, refusals) = find(wanted)?;
+    if let Some(namespaces) = &found.namespaces {
+        join(namespaces)?;
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+        )
+        .map_err(EnterError::system("make mounts private to this process"))?;
+    }
+    Ok((found.isolation, refusals))
+}
+
 fn without_sandbox(refusals: Vec<Refusal>) -> Result<Processes, EnterError> {
     let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
     Ok(Processes {

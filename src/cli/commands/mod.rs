@@ -3,6 +3,7 @@
 pub mod build;
 pub mod df;
 pub mod diff;
+pub mod doctor;
 pub mod history;
 pub mod images;
 pub mod inspect;
@@ -12,6 +13,7 @@ pub mod push;
 pub mod rmi;
 pub mod run;
 pub mod tag;
+pub mod unshare;
 pub mod version;
 
 mod layers;
@@ -33,7 +35,7 @@ use crate::layer::form::{Form, Ownership, XattrNamespace};
 use crate::reference::Reference;
 use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
 use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes};
-use crate::store::{RootEnvironment, Store, default_root};
+use crate::store::{RootChoice, RootEnvironment, Store, StoreError, default_root};
 
 /// What every command is given.
 pub struct Context {
@@ -57,13 +59,7 @@ impl Context {
     /// # Errors
     /// When there's no place for a store, or it can't be used.
     pub fn open_store(&self) -> Result<Store, Failure> {
-        let path = |name| self.environment.get_os(name).map(PathBuf::from);
-        let choice = default_root(&RootEnvironment {
-            rbuild_root: self.settings.root.clone(),
-            xdg_data_home: path("XDG_DATA_HOME"),
-            home: path("HOME"),
-            uid: self.settings.uid,
-        })?;
+        let choice = store_root(&self.settings, &self.environment)?;
         if let Some(note) = choice.note {
             self.note(&note);
         }
@@ -149,6 +145,20 @@ impl Context {
     }
 }
 
+/// Where the user wants the store.
+///
+/// # Errors
+/// When there's no place for one.
+fn store_root(settings: &Settings, environment: &Environment) -> Result<RootChoice, StoreError> {
+    let path = |name| environment.get_os(name).map(PathBuf::from);
+    default_root(&RootEnvironment {
+        rbuild_root: settings.root.clone(),
+        xdg_data_home: path("XDG_DATA_HOME"),
+        home: path("HOME"),
+        uid: settings.uid,
+    })
+}
+
 /// Runs credential helpers as the user who called rbuild: inside a user namespace, key rings
 /// refuse to answer.
 fn run_helper(outside: OutsideHelper) -> RunHelper {
@@ -162,6 +172,22 @@ fn run_helper(outside: OutsideHelper) -> RunHelper {
     })
 }
 
+/// Runs a command that has to be a process with one thread, if it is one of those.
+///
+/// # Errors
+/// Whatever it failed with, ready to be shown.
+pub fn run_alone(
+    command: &Command,
+    settings: &Settings,
+    environment: &Environment,
+) -> Option<Result<(), Failure>> {
+    match command {
+        Command::Doctor(arguments) => Some(doctor::run(arguments, settings, environment)),
+        Command::Unshare(arguments) => Some(unshare::run(arguments, settings, environment)),
+        _ => None,
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -172,6 +198,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Build(arguments) => build::run(*arguments, context).await,
         Command::Push(arguments) => until_interrupted(push::run(arguments, context), context).await,
         Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
+        // They have run before any thread existed: see [`run_alone`].
+        Command::Doctor(_) | Command::Unshare(_) => Ok(()),
         // Signals are the program's.
         Command::Run(arguments) => run::run(*arguments, context).await,
         Command::Tag(arguments) => tag::run(arguments, context),

@@ -65,6 +65,15 @@ pub fn stderr_style(environment: &Environment) -> Style {
     )
 }
 
+/// The same for results on standard output.
+pub fn stdout_style(environment: &Environment) -> Style {
+    Style::new(
+        io::stdout().is_terminal()
+            && !environment.contains("NO_COLOR")
+            && environment.get("TERM").is_none_or(|term| term != "dumb"),
+    )
+}
+
 enum Message {
     Event(Event),
     Note(String),

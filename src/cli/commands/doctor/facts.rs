@@ -1,0 +1,202 @@
+//! What there is to know about the machine, gathered once.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf, absolute};
+
+use crate::cli::error::Failure;
+use crate::cli::settings::Settings;
+use crate::sandbox::Rung;
+use crate::sandbox::isolation::{Attempt, Works};
+use crate::store::RootChoice;
+
+/// Everything that the report says.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The kernel's release.
+    pub(super) kernel: String,
+    /// The user who asks.
+    pub(super) uid: u32,
+    /// Every rung, strongest first.
+    pub(super) attempts: Vec<Attempt>,
+    /// The one that was asked for.
+    pub(super) forced: Option<Rung>,
+    /// The one that a build would use for RUN.
+    pub(super) chosen: Option<Rung>,
+    /// Where the store is, or would be.
+    pub(super) store: Place,
+}
+
+impl Facts {
+    /// Puts together what was found out.
+    pub(super) fn new(attempts: Vec<Attempt>, store: Place, settings: &Settings) -> Self {
+        let kernel = rustix::system::uname();
+        Self {
+            kernel: kernel.release().to_string_lossy().into_owned(),
+            uid: settings.uid,
+            chosen: choose(&attempts, settings.isolation),
+            attempts,
+            forced: settings.isolation,
+            store,
+        }
+    }
+
+    /// Whether overlay can write where the store is, on the rung that a build uses, or else on the
+    /// first that works at all. `None` where none does.
+    pub(super) fn upper(&self) -> Option<&Result<(), String>> {
+        let works = |attempt: &'_ Attempt| attempt.result.is_ok();
+        let wanted = self.forced;
+        let attempt = self
+            .attempts
+            .iter()
+            .find(|attempt| works(attempt) && wanted.is_none_or(|rung| attempt.rung == rung))?;
+        attempt.result.as_ref().ok().map(|works| &works.upper)
+    }
+}
+
+/// The rung that a build takes, if RUN works there: it takes the first that gives namespaces, and
+/// doesn't look where the store is.
+fn choose(attempts: &[Attempt], forced: Option<Rung>) -> Option<Rung> {
+    let attempt = attempts.iter().find(|attempt| match forced {
+        Some(rung) => attempt.rung == rung,
+        None => attempt.result.is_ok(),
+    })?;
+    match &attempt.result {
+        Ok(Works { upper: Ok(()), .. }) => Some(attempt.rung),
+        _ => None,
+    }
+}
+
+/// A folder for a store, with the file system it is on.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The folder.
+    pub(super) path: PathBuf,
+    /// Whether it is there.
+    pub(super) exists: bool,
+    /// The nearest folder that is: where things are tried.
+    pub(super) tried: PathBuf,
+    /// What the kernel calls the file system.
+    pub(super) file_system: String,
+    /// Bytes that this user may still write.
+    pub(super) free: u64,
+    /// Its size in bytes.
+    pub(super) total: u64,
+    /// Why it is not the usual one.
+    pub(super) note: Option<String>,
+}
+
+impl Place {
+    /// Looks at the store's folder, or where that would be made.
+    pub(super) fn of(choice: RootChoice) -> Result<Self, Failure> {
+        let unreadable = |error: &std::io::Error| {
+            Failure::user(format!("can't look at `{}`", choice.path.display())).caused_by(error)
+        };
+        let path = absolute(&choice.path).map_err(|error| unreadable(&error))?;
+        let tried = path.ancestors().find(|path| path.is_dir());
+        let tried = tried.unwrap_or(Path::new("/")).to_owned();
+        let found = rustix::fs::statvfs(&tried).map_err(|errno| unreadable(&errno.into()))?;
+        Ok(Self {
+            exists: tried == path,
+            file_system: file_system(&tried).unwrap_or_else(|| "unknown".to_owned()),
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            note: choice.note.clone(),
+            tried,
+            path,
+        })
+    }
+}
+
+/// The kind of file system that holds a folder, from the kernel's list of mounts.
+fn file_system(path: &Path) -> Option<String> {
+    let device = fs::metadata(path).ok()?.dev();
+    let device = format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let real = fs::canonicalize(path).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    file_system_in(&mounts, &device, &real)
+}
+
+/// By device, or where the file system has one of its own for each subvolume, by path.
+fn file_system_in(mounts: &str, device: &str, path: &Path) -> Option<String> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(2);
+        let (device, target) = (fields.next()?, fields.nth(1)?);
+        Some((device, target, right.split(' ').next()?))
+    });
+    let mounts: Vec<(&str, &str, &str)> = mounts.collect();
+    let by_device = mounts.iter().find(|mount| mount.0 == device);
+    let by_path = || {
+        let above = mounts.iter().filter(|mount| path.starts_with(mount.1));
+        above.max_by_key(|mount| mount.1.len())
+    };
+    by_device
+        .or_else(by_path)
+        .map(|(_, _, kind)| (*kind).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::Refusal;
+
+    fn attempt(rung: Rung, upper: Option<Result<(), String>>) -> Attempt {
+        Attempt {
+            rung,
+            result: upper
+                .map(|upper| Works {
+                    users: vec![(0, 1000, 1)],
+                    groups: vec![(0, 1000, 1)],
+                    upper,
+                })
+                .ok_or(Refusal {
+                    rung,
+                    tried: String::new(),
+                    reason: String::new(),
+                    cause: None,
+                    fix: None,
+                }),
+        }
+    }
+
+    #[test]
+    fn a_build_takes_the_first_that_works() {
+        let refused = || Some(Err("Invalid argument".to_owned()));
+        let (root, range) = (Rung::Root, Rung::UserNamespace);
+        for (uppers, forced, chosen) in [
+            ([Some(Ok(())), Some(Ok(()))], None, Some(root)),
+            ([Some(Ok(())), Some(Ok(()))], Some(range), Some(range)),
+            ([None, Some(Ok(()))], None, Some(range)),
+            ([None, Some(Ok(()))], Some(root), None),
+            ([refused(), Some(Ok(()))], None, None),
+            ([None, None], None, None),
+            ([Some(Ok(())), None], Some(Rung::None), None),
+        ] {
+            let [first, second] = uppers;
+            let attempts = [attempt(root, first), attempt(range, second)];
+            assert_eq!(choose(&attempts, forced), chosen, "{attempts:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_system_is_found_by_device_or_by_path() {
+        let mounts = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+                      30 22 0:45 / /dev/shm rw - tmpfs tmpfs rw\n\
+                      31 22 0:50 /sub /data rw - btrfs /dev/sdb rw\n";
+        for (device, path, kind) in [
+            ("8:1", "/home", Some("ext4")),
+            ("0:45", "/dev/shm/x", Some("tmpfs")),
+            ("0:99", "/data/x", Some("btrfs")),
+            ("0:99", "/database", Some("ext4")),
+        ] {
+            let found = file_system_in(mounts, device, Path::new(path));
+            assert_eq!(found.as_deref(), kind, "{path}");
+        }
+        assert_eq!(file_system_in("nonsense\n", "8:1", Path::new("/")), None);
+    }
+}

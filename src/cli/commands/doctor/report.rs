@@ -1,0 +1,198 @@
+//! The report: lines for people, JSON for programs. Pure: facts in, text out.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::facts::Facts;
+use crate::cli::ui::format;
+use crate::cli::ui::style::Style;
+use crate::cli::ui::terminal::neutralise_text;
+use crate::sandbox::isolation::{Attempt, Works};
+use crate::sandbox::{IdRange, Refusal, Rung};
+
+/// What has to be done where overlay can't write to the store's folder.
+const UPPER_FIX: &str = "set RBUILD_ROOT to a folder on another file system, such as a volume of \
+    the container: ext4, xfs, btrfs or tmpfs";
+
+/// The report for people.
+pub(super) fn text(facts: &Facts, style: Style) -> String {
+    let mut out = String::new();
+    let verdict = match (facts.chosen, facts.forced) {
+        (Some(rung), None) => style.done(format!("RUN steps work, with the isolation `{rung}`")),
+        (Some(rung), Some(_)) => style.done(format!(
+            "RUN steps work, with the isolation `{rung}` that was asked for"
+        )),
+        (None, Some(Rung::None)) => {
+            style.error("RUN steps don't work: the isolation `none` was asked for")
+        }
+        (None, Some(rung)) => style.error(format!(
+            "RUN steps don't work with the isolation `{rung}` that was asked for"
+        )),
+        (None, None) => style.error("RUN steps don't work here; everything else does"),
+    };
+    let _ = writeln!(out, "{verdict}\n\nIsolation");
+    for attempt in &facts.attempts {
+        let chosen = facts.chosen == Some(attempt.rung);
+        rung(&mut out, attempt, chosen, style);
+    }
+    let store = &facts.store;
+    let _ = writeln!(out, "\nStore");
+    let missing = match store.exists {
+        true => "",
+        false => " (not made yet)",
+    };
+    line(
+        &mut out,
+        "folder",
+        "",
+        &format!("{}{missing}", store.path.display()),
+    );
+    let space = format!(
+        "{}, {} free of {}",
+        store.file_system,
+        format::bytes(store.free),
+        format::bytes(store.total)
+    );
+    line(&mut out, "file system", "", &space);
+    match facts.upper() {
+        Some(Ok(())) => line(&mut out, "overlay", &style.done("works"), " there"),
+        Some(Err(reason)) => {
+            line(&mut out, "overlay", &style.error("refused: "), reason);
+            line(&mut out, "", &style.hint("fix: "), UPPER_FIX);
+        }
+        None => line(
+            &mut out,
+            "overlay",
+            "",
+            "not tried: no isolation to try it with",
+        ),
+    }
+    if let Some(note) = &store.note {
+        line(&mut out, "note", "", note);
+    }
+    let _ = writeln!(out, "\nMachine");
+    line(&mut out, "kernel", "", &format!("Linux {}", facts.kernel));
+    line(&mut out, "user", "", &facts.uid.to_string());
+    out
+}
+
+/// A name and a value, in two columns; `lead` is ours, the value may be anybody's.
+fn line(out: &mut String, name: &str, lead: &str, value: &str) {
+    let value: Vec<String> = value.lines().map(neutralise_text).collect();
+    let _ = writeln!(out, "  {name:<15} {lead}{}", value.join(" "));
+}
+
+fn rung(out: &mut String, attempt: &Attempt, chosen: bool, style: Style) {
+    let name = attempt.rung.name();
+    match &attempt.result {
+        Ok(works) => {
+            let used = if chosen { ", and is used" } else { "" };
+            line(
+                out,
+                name,
+                &style.done("works"),
+                &format!("{used}: {}", ids(works)),
+            );
+        }
+        Err(Refusal {
+            tried,
+            reason,
+            cause,
+            fix,
+            ..
+        }) => {
+            line(out, name, &style.error("refused: "), reason);
+            if let Some(cause) = cause {
+                line(out, "", &style.faint("by: "), cause);
+            }
+            line(out, "", &style.faint("tried: "), tried);
+            if let Some(fix) = fix {
+                line(out, "", &style.hint("fix: "), fix);
+            }
+        }
+    }
+}
+
+/// How many ids a sandbox has, and which those are out here.
+fn ids(works: &Works) -> String {
+    let same = works
+        .users
+        .iter()
+        .all(|(inside, outside, _)| inside == outside);
+    let (users, groups) = (count(&works.users), count(&works.groups));
+    if users == 1 {
+        return "one id only: the files of an image must all belong to root".to_owned();
+    }
+    if same {
+        return format!("every user of an image is the machine's of that number ({users} ids)");
+    }
+    let ranges = works
+        .users
+        .iter()
+        .map(|(inside, outside, count)| match count {
+            1 => format!("{inside} is {outside}"),
+            _ => format!(
+                "{inside}-{} are {outside}-{}",
+                u64::from(*inside) + u64::from(*count) - 1,
+                u64::from(*outside) + u64::from(*count) - 1
+            ),
+        });
+    let ranges: Vec<String> = ranges.collect();
+    format!("{users} users, {groups} groups ({})", ranges.join(", "))
+}
+
+fn count(ranges: &[IdRange]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.2)).sum()
+}
+
+/// The report for programs.
+pub(super) fn json(facts: &Facts) -> String {
+    let rungs: Vec<Value> = facts.attempts.iter().map(json_rung).collect();
+    let upper = match facts.upper() {
+        None => Value::Null,
+        Some(Ok(())) => json!({ "works": true }),
+        Some(Err(reason)) => json!({ "works": false, "reason": reason, "fix": UPPER_FIX }),
+    };
+    let report = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "run": facts.chosen.is_some(),
+        "isolation": {
+            "used": facts.chosen.map(Rung::name),
+            "asked": facts.forced.map(Rung::name),
+            "kinds": rungs,
+        },
+        "store": {
+            "path": facts.store.path.to_string_lossy(),
+            "exists": facts.store.exists,
+            "fileSystem": facts.store.file_system,
+            "free": facts.store.free,
+            "total": facts.store.total,
+            "overlay": upper,
+            "note": facts.store.note,
+        },
+        "kernel": facts.kernel,
+        "uid": facts.uid,
+    });
+    format!("{report:#}\n")
+}
+
+fn json_rung(attempt: &Attempt) -> Value {
+    let name = attempt.rung.name();
+    match &attempt.result {
+        Ok(works) => json!({
+            "name": name,
+            "works": true,
+            "users": works.users,
+            "groups": works.groups,
+        }),
+        Err(refusal) => json!({
+            "name": name,
+            "works": false,
+            "tried": refusal.tried,
+            "reason": refusal.reason,
+            "cause": refusal.cause,
+            "fix": refusal.fix,
+        }),
+    }
+}
