@@ -15,6 +15,7 @@ mod cache;
 mod commands;
 mod copy_into_existing;
 mod errors;
+mod flags;
 mod harness;
 mod hello_example;
 mod language;

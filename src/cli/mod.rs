@@ -22,7 +22,7 @@ pub mod template;
 pub mod ui;
 
 mod csv;
-
+mod docker_config;
 mod spelling;
 
 use std::process::ExitCode;
