@@ -20,6 +20,7 @@ mod harness;
 mod hello_example;
 mod language;
 mod layers;
+mod login;
 mod real_dockerfiles;
 mod registry;
 mod reproducible;

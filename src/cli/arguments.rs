@@ -17,6 +17,8 @@ use super::commands::diff::DiffArguments;
 use super::commands::history::HistoryArguments;
 use super::commands::images::ImagesArguments;
 use super::commands::inspect::InspectArguments;
+use super::commands::login::LoginArguments;
+use super::commands::logout::LogoutArguments;
 use super::commands::prune::PruneArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
@@ -76,6 +78,10 @@ pub enum Command {
     Prune(PruneArguments),
     /// Run an image in the foreground, to try it
     Run(Box<RunArguments>),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget the credentials for a registry
+    Logout(LogoutArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -103,6 +109,8 @@ impl Invocation {
             | Command::Tag(_)
             | Command::Images(_)
             | Command::History(_)
+            | Command::Login(_)
+            | Command::Logout(_)
             | Command::Version(_) => false,
         };
         Needs {
@@ -161,9 +169,10 @@ pub fn parse(
     let known = Line::command();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
-    let runs = words.first().is_some_and(|word| word == "run");
+    let first = words.first().and_then(|word| word.to_str());
+    let (runs, is_login) = (first == Some("run"), first == Some("login"));
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
-    let line = Line::try_parse_from(line).map_err(|error| match stop(error) {
+    let line = Line::try_parse_from(line).map_err(|error| match stop(error, is_login) {
         Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),
         stop => stop,
     })?;
@@ -179,10 +188,14 @@ pub fn parse(
     Ok(Invocation { settings, command })
 }
 
-/// What clap has to say, in our words.
-fn stop(error: clap::Error) -> Stop {
+/// What clap has to say, in our words. Any word of `login` may be a password in the wrong place.
+fn stop(error: clap::Error, is_login: bool) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Show(error),
+        ErrorKind::UnknownArgument if is_login => Stop::Fail(
+            Failure::user("there is an argument that `login` doesn't take")
+                .hint("write `rbuild login [-u USER] [--password-stdin] [SERVER]`"),
+        ),
         _ => Stop::Fail(usage_failure(&error)),
     }
 }
@@ -299,6 +312,11 @@ mod tests {
             ("build . --target", "error: `--target` needs a value\n"),
             ("build a b", "error: unexpected argument `b`\n"),
             ("tag a", "error: <TARGET> is missing\n"),
+            (
+                "login -u me host hunter2",
+                "error: there is an argument that `login` doesn't take\n\
+                 hint: write `rbuild login [-u USER] [--password-stdin] [SERVER]`\n",
+            ),
         ] {
             assert_eq!(failure(line), text);
         }

@@ -23,6 +23,7 @@ pub mod ui;
 
 mod csv;
 mod docker_config;
+mod prompt;
 mod spelling;
 
 use std::process::ExitCode;
