@@ -23,7 +23,7 @@ mod run;
 pub mod run_image;
 mod transfer;
 
-pub use crate::graph::NetworkMode;
+pub use crate::graph::{NetworkMode, RunSettings};
 pub use error::{BuildError, Located};
 pub use resolve::ResolveError;
 pub use run::{BuildEnvironment, Variables, build};
@@ -121,10 +121,14 @@ pub struct BuildRequest {
     pub secrets: Vec<SecretSource>,
     /// `--no-cache`: run every step.
     pub no_cache: bool,
+    /// `--no-cache-filter`: names or numbers of stages whose steps all run.
+    pub fresh_stages: Vec<String>,
     /// `--pull`: ask the registry for every base image even where the store has one.
     pub pull: bool,
     /// `--network`: for RUN steps that don't say otherwise.
     pub network: NetworkMode,
+    /// `--add-host`, `--ulimit`, `--shm-size`, `--cgroup-parent`.
+    pub run: RunSettings,
     /// The target platform; this machine's where `None`.
     pub platform: Option<Platform>,
     /// Where the image goes. Never empty.

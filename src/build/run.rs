@@ -96,6 +96,10 @@ pub async fn build(
         let warning = format!("one or more build-args were not consumed: {names}");
         events.emit(Event::Warning(warning));
     }
+    for name in plan.unknown_stages() {
+        let warning = format!("no stage is called `{name}`, as `--no-cache-filter` has it");
+        events.emit(Event::Warning(warning));
+    }
     let images = resolve_all(&plan, &source, &request, environment, &reporter).await?;
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
@@ -150,6 +154,8 @@ fn options(request: &BuildRequest) -> Options {
         platform_is_explicit: request.platform.is_some(),
         build_platform: host,
         network: request.network,
+        run: Arc::new(request.run.clone()),
+        fresh_stages: request.fresh_stages.clone(),
         source_date_epoch: request.source_date_epoch.map(|time| time.seconds()),
     }
 }

@@ -18,6 +18,8 @@ use super::commands::doctor::DoctorArguments;
 use super::commands::history::HistoryArguments;
 use super::commands::images::ImagesArguments;
 use super::commands::inspect::InspectArguments;
+use super::commands::login::LoginArguments;
+use super::commands::logout::LogoutArguments;
 use super::commands::prune::PruneArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
@@ -82,6 +84,10 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Run a program in rbuild's user namespace, to look at its files
     Unshare(UnshareArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget the credentials for a registry
+    Logout(LogoutArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -164,11 +170,11 @@ pub fn parse(
     let known = Line::command();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
-    let runs = words
-        .first()
-        .is_some_and(|word| word == "run" || word == "unshare");
+    let first = words.first().and_then(|word| word.to_str());
+    let runs = matches!(first, Some("run" | "unshare"));
+    let is_login = first == Some("login");
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
-    let line = Line::try_parse_from(line).map_err(|error| match stop(error) {
+    let line = Line::try_parse_from(line).map_err(|error| match stop(error, is_login) {
         Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),
         stop => stop,
     })?;
@@ -184,10 +190,14 @@ pub fn parse(
     Ok(Invocation { settings, command })
 }
 
-/// What clap has to say, in our words.
-fn stop(error: clap::Error) -> Stop {
+/// What clap has to say, in our words. Any word of `login` may be a password in the wrong place.
+fn stop(error: clap::Error, is_login: bool) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Show(error),
+        ErrorKind::UnknownArgument if is_login => Stop::Fail(
+            Failure::user("there is an argument that `login` doesn't take")
+                .hint("write `rbuild login [-u USER] [--password-stdin] [SERVER]`"),
+        ),
         _ => Stop::Fail(usage_failure(&error)),
     }
 }
@@ -304,6 +314,11 @@ mod tests {
             ("build . --target", "error: `--target` needs a value\n"),
             ("build a b", "error: unexpected argument `b`\n"),
             ("tag a", "error: <TARGET> is missing\n"),
+            (
+                "login -u me host hunter2",
+                "error: there is an argument that `login` doesn't take\n\
+                 hint: write `rbuild login [-u USER] [--password-stdin] [SERVER]`\n",
+            ),
         ] {
             assert_eq!(failure(line), text);
         }

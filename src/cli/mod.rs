@@ -22,7 +22,8 @@ pub mod template;
 pub mod ui;
 
 mod csv;
-
+mod docker_config;
+mod prompt;
 mod spelling;
 
 use std::process::ExitCode;

@@ -47,6 +47,25 @@ pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
     out
 }
 
+/// The build argument that names what steps see as their machine.
+const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+/// The build argument that keeps the cache mounts of one project apart from others'.
+const CACHE_MOUNT_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
+/// The host name that the caller wants for steps.
+pub(super) fn hostname(build_args: &BTreeMap<String, String>) -> Option<String> {
+    let name = build_args.get(HOSTNAME)?;
+    (!name.is_empty()).then(|| name.clone())
+}
+
+/// The id of a cache mount, which in a namespace is another than the same one elsewhere.
+pub(super) fn cache_mount_id(build_args: &BTreeMap<String, String>, id: String) -> String {
+    match build_args.get(CACHE_MOUNT_NAMESPACE) {
+        Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
+        _ => id,
+    }
+}
+
 /// The arguments in force before the first FROM: the platform's, then those of ARG lines there.
 ///
 /// # Errors

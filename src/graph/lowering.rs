@@ -5,6 +5,7 @@
 //! have a vertex (and so a layer) of their own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::environment::Environment;
 use super::mounts;
@@ -94,6 +95,8 @@ pub(super) struct StageState {
     pub(super) sets_cmd: bool,
     prefix: StepPrefix,
     created: Option<Timestamp>,
+    /// Whether the cache is not to be asked for this stage's steps.
+    fresh: bool,
     pub(super) escape: char,
 }
 
@@ -188,6 +191,7 @@ impl Lowering<'_> {
                 StageState {
                     sets_cmd: false,
                     prefix,
+                    fresh: self.plan.is_fresh(index),
                     ..base.clone()
                 }
             }
@@ -216,6 +220,7 @@ impl Lowering<'_> {
                         .options
                         .source_date_epoch
                         .map(Timestamp::from_seconds),
+                    fresh: self.plan.is_fresh(index),
                     escape: self.plan.dockerfile.escape,
                 }
             }
@@ -253,6 +258,7 @@ impl Lowering<'_> {
             Some(self.graph.add(Vertex {
                 operation,
                 parent: None,
+                fresh: false,
                 meta: Meta { name, span },
             }))
         };
@@ -328,6 +334,7 @@ impl Lowering<'_> {
         state.vertex = Some(self.graph.add(Vertex {
             operation,
             parent: state.vertex,
+            fresh: state.fresh,
             meta: Meta {
                 name,
                 span: step.span,
@@ -398,6 +405,8 @@ impl Lowering<'_> {
             },
             mounts,
             script,
+            hostname: arguments::hostname(&self.plan.options.build_args),
+            settings: Arc::clone(&self.plan.options.run),
         });
         self.add(state, operation, step, is_trigger);
         state.push_history(history, false);

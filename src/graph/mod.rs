@@ -7,11 +7,15 @@
 //! A vertex is its operation and its inputs; both go into its cache key. Its [`Meta`] (what the
 //! user is shown) never does.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use crate::digest::{BlobDigest, DiffId, ImageId};
 use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
 use crate::image::config::ImageConfig;
 use crate::platform::Platform;
+use crate::sandbox::Ulimit;
 use crate::store::LayerId;
 
 mod arguments;
@@ -58,6 +62,8 @@ pub struct Vertex {
     pub operation: Operation,
     /// The file system it starts from; `None` for the empty one.
     pub parent: Option<VertexIndex>,
+    /// Do it even where the cache has its result (`--no-cache-filter`). In no key.
+    pub fresh: bool,
     /// What the user is shown.
     pub meta: Meta,
 }
@@ -85,6 +91,19 @@ pub enum NetworkMode {
     None,
 }
 
+/// What the caller gives RUN steps beyond what the Dockerfile says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RunSettings {
+    /// `--add-host`: names and addresses for `/etc/hosts`, in order.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// `--ulimit`, each kind once, sorted.
+    pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`: size of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+    /// `--cgroup-parent`: the cgroup that each step gets one of its own in.
+    pub cgroup_parent: Option<String>,
+}
+
 /// RUN, with everything expanded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
@@ -104,6 +123,10 @@ pub struct Run {
     pub mounts: Vec<Mount>,
     /// A heredoc that starts with `#!`: shown to the step as `/dev/pipes/NAME` and run.
     pub script: Option<InlineFile>,
+    /// The name that it sees as the machine's (`BUILDKIT_SANDBOX_HOSTNAME`).
+    pub hostname: Option<String>,
+    /// What the caller gives it.
+    pub settings: Arc<RunSettings>,
 }
 
 /// A small file whose content stands in the Dockerfile.

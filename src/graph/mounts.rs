@@ -1,7 +1,7 @@
 //! `RUN --mount`: from options to a mount of the step, refusing what rbuild doesn't have.
 
 use super::lowering::{Lowering, StageState, absent, absolute};
-use super::{FileSystem, Mount, MountKind};
+use super::{FileSystem, Mount, MountKind, arguments};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
 use crate::dockerfile::instruction;
@@ -51,7 +51,10 @@ pub(super) fn lower(
                 FileSystem::Context => None,
                 from => Some((from, absolute("/", source.as_deref().unwrap_or_default()))),
             },
-            id: id.unwrap_or_else(|| absolute(&cwd, target.unwrap_or_default())),
+            id: arguments::cache_mount_id(
+                &lowering.plan.options.build_args,
+                id.unwrap_or_else(|| absolute(&cwd, target.unwrap_or_default())),
+            ),
             sharing,
             read_only,
             mode: mode.unwrap_or(0o755),

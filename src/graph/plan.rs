@@ -5,10 +5,11 @@
 //! only then can the plan be lowered. Stages that the target doesn't need are never looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::arguments;
 use super::environment::Environment;
-use super::{BaseImage, NetworkMode};
+use super::{BaseImage, NetworkMode, RunSettings};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::instruction::{Instruction, Step};
 use crate::dockerfile::span::Span;
@@ -33,8 +34,12 @@ pub struct Options {
     pub build_platform: Platform,
     /// `--network`.
     pub network: NetworkMode,
+    /// What RUN steps get beyond what the Dockerfile says.
+    pub run: Arc<RunSettings>,
     /// `SOURCE_DATE_EPOCH`, in seconds.
     pub source_date_epoch: Option<i64>,
+    /// `--no-cache-filter`: names or numbers of stages that are built anew.
+    pub fresh_stages: Vec<String>,
 }
 
 /// An image that a stage needs, by the name in the Dockerfile.
@@ -106,6 +111,28 @@ impl Plan {
     /// The number of the target stage.
     pub fn target(&self) -> usize {
         self.target
+    }
+
+    /// Whether the cache is not to be asked for the steps of a stage.
+    pub(super) fn is_fresh(&self, index: usize) -> bool {
+        let names = &self.options.fresh_stages;
+        names.iter().any(|name| self.is_called(index, name))
+    }
+
+    /// Names among `fresh_stages` that are no stage's.
+    pub fn unknown_stages(&self) -> Vec<&str> {
+        let names = self.options.fresh_stages.iter().map(String::as_str);
+        names
+            .filter(|name| !(0..self.stages.len()).any(|index| self.is_called(index, name)))
+            .collect()
+    }
+
+    /// Whether a stage has this name or number, as `--target` understands it.
+    fn is_called(&self, index: usize, name: &str) -> bool {
+        let own = &self.dockerfile.stages[index].from.value.name;
+        own.as_ref()
+            .is_some_and(|own| own.value.eq_ignore_ascii_case(name))
+            || name.parse() == Ok(index)
     }
 
     /// Build arguments that no ARG takes and that mean nothing by themselves.

@@ -17,7 +17,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use url::{Url, form_urlencoded};
 
 use super::challenge::{self, Challenge};
-use super::credentials::{Credential, Credentials};
+use super::credentials::{Credential, Credentials, Secret};
 use super::endpoint::{Endpoint, is_loopback};
 use super::error::{ErrorKind, shown};
 use super::transport::{Body, Request, Response, Transport};
@@ -75,9 +75,11 @@ struct Found {
     state: CredentialState,
 }
 
-struct Token {
-    header: HeaderValue,
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
     expires: Instant,
+    /// An identity token, where one was asked for and the server hands them out.
+    pub(super) refresh: Option<Secret>,
 }
 
 /// Who is asked, for what.
@@ -195,6 +197,7 @@ impl Authenticator {
                     realm: checked_realm(realm, audience.origin)?,
                     service: service.as_deref(),
                     scopes: &scopes,
+                    offline: false,
                 };
                 let token = wanted
                     .fetch(audience.transport, credential.as_ref())
@@ -286,7 +289,7 @@ fn covers(scopes: &[Scope], asked: &str) -> bool {
 
 /// The token server's URL, if credentials may go there: over HTTPS, to this machine, or to the
 /// very host that is spoken to in the clear anyway.
-fn checked_realm(realm: &str, origin: &Url) -> Result<Url, ErrorKind> {
+pub(super) fn checked_realm(realm: &str, origin: &Url) -> Result<Url, ErrorKind> {
     let url = Url::parse(realm)
         .map_err(|error| ErrorKind::malformed("the token server's URL", error.to_string()))?;
     let same_plain_host = origin.scheme() == "http" && url.host_str() == origin.host_str();
@@ -309,7 +312,7 @@ fn secret_header(text: String) -> Result<HeaderValue, ErrorKind> {
     Ok(header)
 }
 
-fn basic_header(credential: &Credential) -> Result<Option<HeaderValue>, ErrorKind> {
+pub(super) fn basic_header(credential: &Credential) -> Result<Option<HeaderValue>, ErrorKind> {
     match credential {
         Credential::Basic { username, password } => {
             let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
@@ -322,14 +325,16 @@ fn basic_header(credential: &Credential) -> Result<Option<HeaderValue>, ErrorKin
     }
 }
 
-struct TokenRequest<'a> {
-    realm: Url,
-    service: Option<&'a str>,
-    scopes: &'a [String],
+pub(super) struct TokenRequest<'a> {
+    pub(super) realm: Url,
+    pub(super) service: Option<&'a str>,
+    pub(super) scopes: &'a [String],
+    /// Whether a token for later is asked for, too.
+    pub(super) offline: bool,
 }
 
 impl TokenRequest<'_> {
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         transport: &Transport,
         credential: Option<&Credential>,
@@ -360,6 +365,9 @@ impl TokenRequest<'_> {
                 query.append_pair("scope", scope);
             }
             query.append_pair("client_id", CLIENT_ID);
+            if self.offline {
+                query.append_pair("offline_token", "true");
+            }
             if let Some(Credential::Basic { username, .. }) = credential {
                 query.append_pair("account", username);
             }
@@ -412,13 +420,13 @@ fn parse_token(body: &[u8]) -> Result<Token, ErrorKind> {
     Ok(Token {
         header: secret_header(format!("Bearer {token}"))?,
         expires: Instant::now() + lifetime.saturating_sub(MARGIN),
+        refresh: text("refresh_token").map(Secret::new),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::credentials::Secret;
 
     #[test]
     fn credentials_go_only_to_token_servers_that_are_safe() {
@@ -502,6 +510,7 @@ mod tests {
             realm: Url::parse("https://t.io/token?x=1").unwrap(),
             service: Some("s.io"),
             scopes: &scopes,
+            offline: false,
         };
         let credential = Credential::Basic {
             username: "me".to_owned(),

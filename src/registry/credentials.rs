@@ -21,7 +21,7 @@ use serde_json::Value;
 /// The key of Docker Hub in credential files and helpers.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What helpers give as user name when the secret is an identity token.
-const TOKEN_USER: &str = "<token>";
+pub(super) const TOKEN_USER: &str = "<token>";
 const MAX_FILE: u64 = 4 << 20;
 
 /// A text that must not be shown.
@@ -79,9 +79,9 @@ impl fmt::Debug for HelperOutput {
     }
 }
 
-/// Runs a credential helper: the program's name (`docker-credential-…`, found on PATH), called
-/// with the one argument `get`, and its standard input. It may block.
-pub type RunHelper = Arc<dyn Fn(&str, &[u8]) -> io::Result<HelperOutput> + Send + Sync>;
+/// Runs a credential helper: the program's name (`docker-credential-…`, found on PATH), its one
+/// argument (`get`, `store`, `erase`), and its standard input. It may block.
+pub type RunHelper = Arc<dyn Fn(&str, &str, &[u8]) -> io::Result<HelperOutput> + Send + Sync>;
 
 /// Why credentials that should be there could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +89,14 @@ pub enum CredentialsError {
     /// A file can't be read.
     #[error("cannot read credentials file `{path}`: {reason}")]
     Unreadable {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// A file can't be written.
+    #[error("cannot write credentials file `{path}`: {reason}")]
+    Unwritable {
         /// The file.
         path: String,
         /// The system's reason.
@@ -251,19 +259,8 @@ impl Credentials {
         host: &str,
         repository: &str,
     ) -> Result<Option<Credential>, CredentialsError> {
-        // Read as a free value first: the messages of typed parsing repeat what they found.
-        let json: Value = serde_json::from_str(content).map_err(|error| {
-            let reason = format!("no JSON at line {} column {}", error.line(), error.column());
-            CredentialsError::Malformed {
-                path: name.to_owned(),
-                reason,
-            }
-        })?;
-        let for_host = json
-            .get("credHelpers")
-            .and_then(Value::as_object)
-            .and_then(|helpers| helpers.iter().find(|(key, _)| is_key_of(key, host)))
-            .and_then(|(_, helper)| helper.as_str());
+        let json = read_json(name, content)?;
+        let for_host = json.get("credHelpers").and_then(|all| for_host(all, host));
         let store = json.get("credsStore").and_then(Value::as_str);
         for helper in [for_host, store]
             .into_iter()
@@ -294,29 +291,12 @@ impl Credentials {
         let Some(run) = &self.run_helper else {
             return Ok(None);
         };
-        let program = format!("docker-credential-{name}");
-        let failed = |reason: String| CredentialsError::Helper {
-            program: program.clone(),
-            reason,
+        let helper = Helper::new(name, run)?;
+        let Some(answer) = helper.run("get", key_of(host))? else {
+            return Ok(None);
         };
-        if name.contains(['/', '\\', '\0']) {
-            return Err(failed("its name is not that of a program".to_owned()));
-        }
-        let key = match host {
-            "docker.io" => DOCKER_HUB_KEY,
-            other => other,
-        };
-        let output = run(&program, key.as_bytes()).map_err(|error| failed(error.to_string()))?;
-        if !output.success {
-            // The protocol has no exit status of its own for "nothing stored for this host".
-            let said = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
-            if said.contains("not found") || said.contains("no credentials") {
-                return Ok(None);
-            }
-            return Err(failed("it exited with an error".to_owned()));
-        }
-        let answer: Value = serde_json::from_slice(&output.stdout)
-            .map_err(|_| failed("its answer is not JSON".to_owned()))?;
+        let answer: Value =
+            serde_json::from_slice(&answer).map_err(|_| helper.failed("its answer is not JSON"))?;
         let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
         let (username, secret) = (text("Username"), text("Secret"));
         if secret.is_empty() {
@@ -329,6 +309,79 @@ impl Credentials {
                 password: Secret::new(secret),
             },
         }))
+    }
+}
+
+/// A credential helper.
+pub(super) struct Helper<'a> {
+    program: String,
+    run: &'a RunHelper,
+}
+
+impl<'a> Helper<'a> {
+    /// The helper of this name, as configuration files write it.
+    pub(super) fn new(name: &str, run: &'a RunHelper) -> Result<Self, CredentialsError> {
+        let helper = Self {
+            program: format!("docker-credential-{name}"),
+            run,
+        };
+        if name.contains(['/', '\\', '\0']) {
+            return Err(helper.failed("its name is not that of a program"));
+        }
+        Ok(helper)
+    }
+
+    /// What it answers; `None` when it has nothing for this host.
+    pub(super) fn run(&self, verb: &str, input: &str) -> Result<Option<Vec<u8>>, CredentialsError> {
+        let output = (self.run)(&self.program, verb, input.as_bytes())
+            .map_err(|error| self.failed(error.to_string()))?;
+        if output.success {
+            return Ok(Some(output.stdout));
+        }
+        // The protocol has no exit status of its own for "nothing stored for this host".
+        let said = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
+        if verb != "store" && (said.contains("not found") || said.contains("no credentials")) {
+            return Ok(None);
+        }
+        Err(self.failed("it exited with an error"))
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> CredentialsError {
+        CredentialsError::Helper {
+            program: self.program.clone(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The value for `host` in an object whose keys are hosts as configuration files write them.
+fn for_host<'a>(all: &'a Value, host: &str) -> Option<&'a str> {
+    let mut all = all.as_object()?.iter();
+    all.find(|(key, _)| is_key_of(key, host))?.1.as_str()
+}
+
+/// The name of the helper that keeps what is for `host`: its own, or the one for all.
+pub(super) fn helper_of(document: &serde_json::Map<String, Value>, host: &str) -> Option<String> {
+    let own = document
+        .get("credHelpers")
+        .and_then(|all| for_host(all, host));
+    let name = own.or_else(|| document.get("credsStore")?.as_str())?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// A document as a free value: the messages of typed parsing repeat what they found.
+pub(super) fn read_json(name: &str, content: &str) -> Result<Value, CredentialsError> {
+    serde_json::from_str(content).map_err(|error| CredentialsError::Malformed {
+        path: name.to_owned(),
+        reason: format!("no JSON at line {} column {}", error.line(), error.column()),
+    })
+}
+
+/// How files and helpers name a registry.
+pub(super) fn key_of(host: &str) -> &str {
+    match host {
+        "docker.io" => DOCKER_HUB_KEY,
+        other => other,
     }
 }
 
@@ -353,7 +406,7 @@ fn exact_entry<'a>(
 
 /// Whether a key such as `https://host/v1/` is about `host`. A path other than an API version
 /// counts only after a scheme: `host/team` is a namespace of Podman's, not the host.
-fn is_key_of(key: &str, host: &str) -> bool {
+pub(super) fn is_key_of(key: &str, host: &str) -> bool {
     if !key.contains("://") {
         let path = key.split_once('/').map_or("", |(_, path)| path);
         if !matches!(path.trim_end_matches('/'), "" | "v1" | "v2") {
@@ -421,7 +474,7 @@ fn decode_auth(auth: &str) -> Result<(String, String), &'static str> {
     ))
 }
 
-fn read_file(path: &Path) -> Result<Option<String>, CredentialsError> {
+pub(super) fn read_file(path: &Path) -> Result<Option<String>, CredentialsError> {
     let unreadable = |reason: String| CredentialsError::Unreadable {
         path: path.display().to_string(),
         reason,

@@ -136,7 +136,8 @@ fn nothing_shows_a_secret() {
 fn helpers_are_asked_with_dockers_keys() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = calls.clone();
-    let run: RunHelper = Arc::new(move |program, stdin| {
+    let run: RunHelper = Arc::new(move |program, verb, stdin| {
+        assert_eq!(verb, "get");
         let key = String::from_utf8_lossy(stdin).into_owned();
         seen.lock().unwrap().push(format!("{program} {key}"));
         let (success, stdout) = match (program, key.as_str()) {

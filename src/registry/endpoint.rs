@@ -80,7 +80,11 @@ pub(super) enum Address {
 impl Endpoint {
     /// The registry that a reference names.
     pub(super) fn of(reference: &Reference) -> Self {
-        let domain = reference.domain();
+        Self::of_domain(reference.domain())
+    }
+
+    /// The registry of a domain as references have it: `docker.io`, `host:5000`.
+    pub(super) fn of_domain(domain: &str) -> Self {
         let authority = match domain {
             DEFAULT_DOMAIN => DOCKER_HUB_HOST,
             other => other,

@@ -8,7 +8,7 @@
 //! ```text
 //! pull, blob, push         one file per direction: which requests an act is made of
 //!    session               one act at one host: URLs, authentication, explained errors
-//!       auth, challenge, credentials    who asks
+//!       auth, challenge, credentials    who asks; login, credential_file: who will ask from now on
 //!       transport, tls, endpoint, retry   how it gets there
 //! ```
 //!
@@ -21,9 +21,11 @@
 mod auth;
 mod blob;
 mod challenge;
+mod credential_file;
 mod credentials;
 mod endpoint;
 mod error;
+mod login;
 mod pull;
 mod push;
 mod retry;
@@ -37,9 +39,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use blob::WriteSink;
+pub use credential_file::{CredentialFile, Kept};
 pub use credentials::{Credential, Credentials, CredentialsError, HelperOutput, RunHelper, Secret};
 pub use endpoint::{InvalidMirror, Mirror};
 pub use error::{ErrorKind, RegistryError, StatusError};
+pub use login::{InvalidServer, host_of_server};
 pub use pull::RemoteImage;
 pub use push::Pushed;
 pub use retry::RetryPolicy;

@@ -11,13 +11,14 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::thread::UnshareFlags;
 
 use super::channel::retry;
 use super::launcher::StepFiles;
 use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
-use super::{standard_mounts, step, syscall, terminal};
+use super::{cgroup, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
 pub(super) struct Init<'a> {
@@ -118,6 +119,9 @@ pub(super) fn open_descriptors() -> Result<Vec<RawFd>, Errno> {
 /// Makes everything around the step.
 fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure> {
     rustix::process::umask(rustix::fs::Mode::empty());
+    if let Some(index) = spec.resources.cgroup {
+        enter_cgroup(index, files)?;
+    }
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(|errno| SetupFailure::new(Stage::Hostname, "can't set the host name", errno))?;
     if spec.network == Network::None {
@@ -126,7 +130,7 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
         })?;
     }
     let mut filesystem = RootFilesystem::mount(spec)?;
-    standard_mounts::add(&filesystem, spec.security)?;
+    standard_mounts::add(&filesystem, spec.security, spec.resources.shm_size)?;
     if let Some(wanted) = &spec.terminal {
         terminal::open(&filesystem.root, wanted, spec.uid, files)?;
     }
@@ -152,6 +156,24 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
     // Nothing outside of this process may look into it: it can do more than the step.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     root_filesystem::change_directory(&spec.cwd)
+}
+
+/// Enters the step's cgroup, and only then a cgroup namespace, whose root it thereby is.
+fn enter_cgroup(index: usize, files: &StepFiles) -> Result<(), SetupFailure> {
+    let processes = files
+        .passed
+        .get(index)
+        .ok_or_else(|| SetupFailure::request("the file to enter the cgroup by was not passed"))?;
+    cgroup::enter(processes).map_err(|errno| {
+        SetupFailure::new(
+            Stage::Cgroup,
+            "can't move the step into its cgroup (the user needs the right to write to the group \
+             that rbuild's own and this one have in common)",
+            errno,
+        )
+    })?;
+    syscall::unshare(UnshareFlags::NEWCGROUP)
+        .map_err(|errno| SetupFailure::new(Stage::Cgroup, "can't make a cgroup namespace", errno))
 }
 
 /// The step's process, and what tells of children that end.

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`isolation`] | which kind of isolation works on this machine, and why a better one doesn't |
 //! | [`process`] | the processes that exist before any thread, and how they end together |
-//! | [`spec`] | what a step wants: plain data |
+//! | [`spec`], [`limits`] | what a step wants: plain data |
+//! | [`cgroup`] | a step's own cgroup below one that the user names |
 //! | `launcher` | starts, kills and reaps sandboxes on request |
 //! | `init` | process 1 of a sandbox |
 //! | `root_filesystem`, `standard_mounts`, `mount`, `in_root` | what a step sees as `/` |
@@ -19,12 +20,14 @@
 //! This room resolves no user names, makes no mount points in layers, and knows neither the store
 //! nor what a layer is: it gets directories and numbers.
 
+pub mod cgroup;
 mod channel;
 mod id_map;
 mod in_root;
 mod init;
 pub mod isolation;
 mod launcher;
+pub mod limits;
 mod mount;
 pub mod outside;
 pub mod process;
@@ -36,12 +39,14 @@ mod step;
 mod syscall;
 pub mod terminal;
 
+pub use cgroup::{CgroupError, StepCgroup};
 pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};
 pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};
+pub use limits::{LimitKind, Ulimit, UnknownLimit};
 pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
-    HostPath, MountSource, Network, Outcome, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec,
-    Security, SetupFailure, Stage, TerminalSpec, Writable, XattrNamespace,
+    HostPath, MountSource, Network, Outcome, Resources, STANDARD_MOUNT_POINTS, SandboxMount,
+    SandboxSpec, Security, SetupFailure, Stage, TerminalSpec, Writable, XattrNamespace,
 };

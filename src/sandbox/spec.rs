@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Ulimit;
+
 /// Directories that every sandbox mounts over and that therefore must exist in the root file
 /// system, as real directories, before a sandbox is started.
 pub const STANDARD_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
@@ -136,6 +138,18 @@ pub struct Writable {
     pub work: HostPath,
 }
 
+/// What a step may use of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Limits of its processes; others are the caller's.
+    pub ulimits: Vec<Ulimit>,
+    /// Size of `/dev/shm` in bytes; 64 MiB if not said.
+    pub shm_size: Option<u64>,
+    /// The cgroup that it belongs to: `cgroup.procs` of one, open for writing, is the file of
+    /// this index in [`SandboxFiles::passed`](super::SandboxFiles).
+    pub cgroup: Option<usize>,
+}
+
 /// A step and everything around it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -170,6 +184,8 @@ pub struct SandboxSpec {
     pub read_only: bool,
     /// A terminal of the sandbox's own for the standard streams.
     pub terminal: Option<TerminalSpec>,
+    /// What the step may use of the machine.
+    pub resources: Resources,
 }
 
 /// A terminal made inside of a sandbox, so that programs there know it by a name of theirs.
@@ -233,6 +249,10 @@ pub enum Stage {
     Hostname,
     /// Bringing up the network.
     Network,
+    /// Entering the cgroup.
+    Cgroup,
+    /// Setting limits.
+    Limits,
     /// Taking on user and groups.
     User,
     /// Giving up capabilities.

@@ -10,6 +10,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::fs::Root;
 
+use super::cgroup::CGROUP2_MAGIC;
 use super::in_root;
 use super::mount::{self, MountError};
 use super::root_filesystem::RootFilesystem;
@@ -60,7 +61,8 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
+/// Size of `/dev/shm` where none is said, in bytes.
+const SHM_SIZE: u64 = 64 << 20;
 
 const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -68,10 +70,14 @@ const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 
 /// Mounts `/proc`, `/dev` and `/sys`. Must run in the sandbox's process id namespace.
-pub(super) fn add(filesystem: &RootFilesystem, security: Security) -> Result<(), SetupFailure> {
+pub(super) fn add(
+    filesystem: &RootFilesystem,
+    security: Security,
+    shm_size: Option<u64>,
+) -> Result<(), SetupFailure> {
     let root = &filesystem.root;
     add_proc(root)?;
-    add_dev(root, security)?;
+    add_dev(root, security, shm_size.unwrap_or(SHM_SIZE))?;
     add_sys(root, security)
 }
 
@@ -146,7 +152,7 @@ fn add_proc(root: &Root) -> Result<(), SetupFailure> {
     .map_err(failed)
 }
 
-fn add_dev(root: &Root, security: Security) -> Result<(), SetupFailure> {
+fn add_dev(root: &Root, security: Security, shm_size: u64) -> Result<(), SetupFailure> {
     let failed = |message: &'static str| failure(Stage::Dev, message);
     let target = mount_point(root, Stage::Dev, "dev")?;
     let dev = mount::new_filesystem(
@@ -176,7 +182,8 @@ fn add_dev(root: &Root, security: Security) -> Result<(), SetupFailure> {
         // Group 5 (tty) may not be mapped.
         .or_else(|_| mount::new_filesystem("devpts", &pts, NOSUID | NOEXEC))
         .map_err(failed("can't mount `/dev/pts`"))?;
-    let shm = [("mode", Some("1777")), ("size", Some("65536k"))];
+    let size = shm_size.to_string();
+    let shm = [("mode", Some("1777")), ("size", Some(size.as_str()))];
     let shm = mount::new_filesystem("tmpfs", &shm, NOSUID | NODEV | NOEXEC)
         .map_err(failed("can't mount `/dev/shm`"))?;
     let mqueue = match mount::new_filesystem("mqueue", &[], NOSUID | NODEV | NOEXEC) {

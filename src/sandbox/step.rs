@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::launcher::StepFiles;
 use super::seccomp::Instruction;
 use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
-use super::{init, syscall};
+use super::{init, limits, syscall};
 
 /// What Docker leaves to a container.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
@@ -88,6 +88,7 @@ fn set_up(
             "can't install the system call filter",
         ))?;
     }
+    limits::apply(&spec.resources.ulimits)?;
     let uid = Uid::from_raw(spec.uid);
     // Capabilities go with user 0; the kernel clears them for any other.
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| {

@@ -18,8 +18,8 @@ use crate::digest::CacheKeyBuilder;
 use crate::graph::NetworkMode;
 use crate::layer::view::{View, ViewError};
 use crate::sandbox::{
-    HostPath, Launcher, LauncherError, MountSource, Outcome, Running, SandboxFiles, SandboxSpec,
-    Security, TerminalSpec, Writable, terminal,
+    HostPath, Launcher, LauncherError, MountSource, Outcome, Resources, Running, SandboxFiles,
+    SandboxSpec, Security, TerminalSpec, Writable, terminal,
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::store::{LayerId, PendingTree};
@@ -196,6 +196,7 @@ pub fn start(
         security: Security::Sandbox,
         read_only: container.read_only,
         terminal,
+        resources: Resources::default(),
     };
     assembly.scratch.push(work);
     let files = SandboxFiles {

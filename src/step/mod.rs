@@ -145,14 +145,15 @@ impl StepContext {
         self.cancel.check()?;
         let vertex = graph.vertex(index);
         let parent = inputs.parent(vertex.parent);
+        let fresh = self.no_cache || vertex.fresh;
         match &vertex.operation {
             Operation::Image(image) => self.image(&graph.images[*image]),
             Operation::Copy(copy) => {
                 let tree = self.file_tree(copy.from, inputs)?;
-                self.copy(copy, &parent, tree.as_ref())
+                self.copy(copy, &parent, tree.as_ref(), fresh)
             }
-            Operation::MakeDirectory(make) => self.make_directory(make, &parent),
-            Operation::Run(run) => self.run(run, &parent, inputs, id),
+            Operation::MakeDirectory(make) => self.make_directory(make, &parent, fresh),
+            Operation::Run(run) => self.run(run, &parent, inputs, id, fresh),
         }
     }
 
@@ -195,9 +196,6 @@ impl StepContext {
 
     /// The result that the cache has for `key`, if its layer can still be read.
     fn cached(&self, key: &CacheKey, parent: &Snapshot) -> Result<Option<StepResult>, StepError> {
-        if self.no_cache {
-            return Ok(None);
-        }
         let Some(CacheRecord { layer, created }) = self.store().cached(key)? else {
             return Ok(None);
         };

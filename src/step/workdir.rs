@@ -12,6 +12,7 @@ impl StepContext {
         &self,
         make: &MakeDirectory,
         parent: &Snapshot,
+        fresh: bool,
     ) -> Result<StepResult, StepError> {
         let mut key = CacheKeyBuilder::new("make directory");
         key.key(&parent.key)
@@ -21,7 +22,7 @@ impl StepContext {
             .number(make.time.unwrap_or(0) as u64);
         let key = key.finish();
         let _lock = self.lock(&key)?;
-        if let Some(result) = self.cached(&key, parent)? {
+        if !fresh && let Some(result) = self.cached(&key, parent)? {
             return Ok(result);
         }
         let view = self.view(parent)?;

@@ -302,3 +302,68 @@ async fn a_challenge_of_a_foreign_host_is_not_answered() {
     );
     assert!(!error.contains("signature"), "{error}");
 }
+
+#[tokio::test]
+async fn a_login_asks_the_token_server_and_proves_the_token() {
+    let address: Arc<OnceLock<String>> = Arc::default();
+    let own = address.clone();
+    let fake = Fake::start_guarded(move |seen, _| match seen.authorization() {
+        "Basic bWU6czNjcjN0" => {
+            Reply::new(200).body(r#"{"token":"t","refresh_token":"long lived"}"#)
+        }
+        "Bearer t" => Reply::new(200),
+        _ if seen.target.starts_with("/token") => Reply::new(401)
+            .body(r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect password"}]}"#),
+        _ => {
+            let realm = format!("http://{}/token", own.get().unwrap());
+            Reply::new(401).header(
+                "www-authenticate",
+                format!(r#"Bearer realm="{realm}",service="s""#),
+            )
+        }
+    })
+    .await;
+    address.set(fake.address.clone()).unwrap();
+    let kept = client().log_in(&fake.address, &password()).await.unwrap();
+    assert_eq!(kept, Credential::IdentityToken(Secret::new("long lived")));
+    assert_eq!(
+        fake.lines(),
+        [
+            "GET /v2/", // does it speak TLS?
+            "GET /v2/",
+            "GET /token?service=s&client_id=rbuild&offline_token=true&account=me",
+            "GET /v2/",
+        ]
+    );
+    let wrong = Credential::Basic {
+        username: "me".to_owned(),
+        password: Secret::new("hunter2"),
+    };
+    let error = client().log_in(&fake.address, &wrong).await.unwrap_err();
+    assert!(error.is_denied());
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot log in at registry `{}`: 401 Unauthorized (UNAUTHORIZED: incorrect password); the user name or the password is wrong",
+            fake.address
+        )
+    );
+    assert!(!format!("{error:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_login_takes_an_open_registry_and_nothing_that_is_none() {
+    let open = Fake::start_guarded(|_, _| Reply::new(200)).await;
+    let kept = client().log_in(&open.address, &password()).await.unwrap();
+    assert_eq!(kept, password());
+    assert_eq!(open.seen()[0].authorization(), "none");
+    let none = Fake::start_guarded(|_, _| Reply::new(404)).await;
+    let error = client()
+        .log_in(&none.address, &password())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no registry at this address"),
+        "{error}"
+    );
+}

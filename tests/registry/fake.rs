@@ -95,6 +95,20 @@ impl Fake {
     pub(crate) async fn start(
         handle: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(false, handle).await
+    }
+
+    /// The same, with `GET /v2/` answered by `handle` too: where that is what matters.
+    pub(crate) async fn start_guarded(
+        handle: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(true, handle).await
+    }
+
+    async fn start_with(
+        is_guarded: bool,
+        handle: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -104,7 +118,7 @@ impl Fake {
                 let (log, handle) = (log.clone(), handle.clone());
                 tokio::spawn(async move {
                     // A client that went away is part of many tests.
-                    let _ = serve(stream, &log, &*handle).await;
+                    let _ = serve(stream, &log, is_guarded, &*handle).await;
                 });
             }
         });
@@ -130,12 +144,13 @@ impl Fake {
 async fn serve(
     mut stream: TcpStream,
     log: &Mutex<Vec<Seen>>,
+    is_guarded: bool,
     handle: &(impl Fn(&Seen, usize) -> Reply + ?Sized),
 ) -> std::io::Result<()> {
     let Some(seen) = read_request(&mut stream).await? else {
         return Ok(());
     };
-    let reply = if seen.line() == "GET /v2/" {
+    let reply = if seen.line() == "GET /v2/" && !is_guarded {
         Reply::new(200)
     } else {
         let before = {

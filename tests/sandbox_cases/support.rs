@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild::sandbox::{
-    HostPath, Launcher, MountSource, Network, Outcome, Processes, Running, SandboxFiles,
+    HostPath, Launcher, MountSource, Network, Outcome, Processes, Resources, Running, SandboxFiles,
     SandboxMount, SandboxSpec, Security, Writable,
 };
 
@@ -116,6 +116,7 @@ impl Fixture {
             security: Security::Sandbox,
             read_only: false,
             terminal: None,
+            resources: Resources::default(),
         }
     }
 

@@ -21,21 +21,39 @@ impl Registry {
         let folder = tempfile::tempdir().unwrap();
         let storage = folder.path().join("storage");
         std::fs::create_dir(&storage).unwrap();
-        let mut registry = Registry::serve(&storage, false);
+        let mut registry = Registry::serve(&storage, false, None);
         registry.storage = Some(folder);
         registry
     }
 
-    fn serve(storage: &Path, read_only: bool) -> Registry {
+    /// An empty one that wants a user name and a password for everything. `htpasswd` lists them:
+    /// name, colon, bcrypt hash.
+    pub(crate) fn with_users(htpasswd: &str) -> Registry {
+        let folder = tempfile::tempdir().unwrap();
+        let (storage, users) = (
+            folder.path().join("storage"),
+            folder.path().join("htpasswd"),
+        );
+        std::fs::create_dir(&storage).unwrap();
+        std::fs::write(&users, htpasswd).unwrap();
+        let mut registry = Registry::serve(&storage, false, Some(&users));
+        registry.storage = Some(folder);
+        registry
+    }
+
+    fn serve(storage: &Path, read_only: bool, users: Option<&Path>) -> Registry {
         // It reads its settings once, so they can go when it listens.
         let folder = tempfile::tempdir().unwrap();
         let settings = folder.path().join("registry.yml");
+        let auth = users.map_or_else(String::new, |users| {
+            format!("auth: {{htpasswd: {{realm: tests, path: {users:?}}}}}\n")
+        });
         let text = format!(
             "version: 0.1\n\
              log: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: {storage:?}}}, delete: {{enabled: true}}, \
              maintenance: {{readonly: {{enabled: {read_only}}}}}}}\n\
-             http: {{addr: \"127.0.0.1:0\", secret: tests}}\n"
+             http: {{addr: \"127.0.0.1:0\", secret: tests}}\n{auth}"
         );
         std::fs::write(&settings, text).unwrap();
         // The kernel ends it with the thread that started it, should this process be killed.
@@ -103,7 +121,7 @@ pub(crate) fn base_image_mirror() -> Option<&'static str> {
             // happened to ask first.
             std::thread::spawn(move || {
                 let storage = base_images().join("registry");
-                let registry = Registry::serve(&storage, true);
+                let registry = Registry::serve(&storage, true, None);
                 send.send(format!("http://{}", registry.address())).unwrap();
                 loop {
                     std::thread::sleep(Duration::from_secs(3600));

@@ -7,6 +7,8 @@ pub mod doctor;
 pub mod history;
 pub mod images;
 pub mod inspect;
+pub mod login;
+pub mod logout;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -69,6 +71,20 @@ impl Context {
     /// A client for registries, with the user's credentials.
     pub fn registry_client(&self) -> Client {
         let variable = |name: &str| self.environment.get_os(name).map(ToOwned::to_owned);
+        Client::new(ClientOptions {
+            mirrors: self.settings.mirrors.clone(),
+            credentials: Credentials::from_environment(&variable)
+                .with_helper_runner(run_helper(self.processes.outside.clone())),
+            ..self.client_options()
+        })
+    }
+
+    /// A client that has no credentials and asks no mirror.
+    fn anonymous_client(&self) -> Client {
+        Client::new(self.client_options())
+    }
+
+    fn client_options(&self) -> ClientOptions {
         let certificate_folders = [
             self.environment
                 .get_os("HOME")
@@ -76,14 +92,11 @@ impl Context {
             Some(PathBuf::from("/etc/containers/certs.d")),
             Some(PathBuf::from("/etc/docker/certs.d")),
         ];
-        Client::new(ClientOptions {
-            mirrors: self.settings.mirrors.clone(),
+        ClientOptions {
             insecure: self.settings.insecure_registries.clone(),
-            credentials: Credentials::from_environment(&variable)
-                .with_helper_runner(run_helper(self.processes.outside.clone())),
             certificate_folders: certificate_folders.into_iter().flatten().collect(),
             ..ClientOptions::default()
-        })
+        }
     }
 
     /// What a build, a push or a pull works with. `stdin` is standard input, from its first byte.
@@ -162,8 +175,8 @@ fn store_root(settings: &Settings, environment: &Environment) -> Result<RootChoi
 /// Runs credential helpers as the user who called rbuild: inside a user namespace, key rings
 /// refuse to answer.
 fn run_helper(outside: OutsideHelper) -> RunHelper {
-    Arc::new(move |program, input| {
-        let program = OutsideProgram::new(program).arg("get").stdin(input);
+    Arc::new(move |program, verb, input| {
+        let program = OutsideProgram::new(program).arg(verb).stdin(input);
         let output = outside.run(&program).map_err(io::Error::other)?;
         Ok(HelperOutput {
             success: output.code == 0,
@@ -202,6 +215,10 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Doctor(_) | Command::Unshare(_) => Ok(()),
         // Signals are the program's.
         Command::Run(arguments) => run::run(*arguments, context).await,
+        Command::Login(arguments) => {
+            until_interrupted(login::run(arguments, context), context).await
+        }
+        Command::Logout(arguments) => logout::run(arguments, context),
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
         Command::Inspect(arguments) => inspect::run(arguments, context),

@@ -139,11 +139,12 @@ impl Server {
         let (read_signals, signals) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
                 .map_err(|errno| failed("can't make a pipe", errno))?;
-        let mut namespaces = libc::CLONE_NEWPID
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP;
+        let mut namespaces =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if spec.resources.cgroup.is_none() {
+            // Else init makes one when it has entered its group.
+            namespaces |= libc::CLONE_NEWCGROUP;
+        }
         if spec.network == Network::None {
             namespaces |= libc::CLONE_NEWNET;
         }

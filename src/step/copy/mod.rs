@@ -324,16 +324,18 @@ pub(super) fn select_directory(
 impl StepContext {
     /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`. With `--link`
     /// the layer is made as if there was nothing below, and is put on top of whatever there is.
+    /// `fresh`: the cache is not asked.
     pub(super) fn copy(
         &self,
         copy: &Copy,
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
+        fresh: bool,
     ) -> Result<StepResult, StepError> {
         if !copy.link {
-            return self.copy_onto(copy, parent, tree);
+            return self.copy_onto(copy, parent, tree, fresh);
         }
-        let mut result = self.copy_onto(copy, &empty_snapshot(), tree)?;
+        let mut result = self.copy_onto(copy, &empty_snapshot(), tree, fresh)?;
         let mut key = CacheKeyBuilder::new("linked layer");
         let key = key.key(&parent.key).key(&result.snapshot.key).finish();
         let layers = parent.layers.iter().chain(&result.snapshot.layers);
@@ -349,6 +351,7 @@ impl StepContext {
         copy: &Copy,
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
+        fresh: bool,
     ) -> Result<StepResult, StepError> {
         let operation = operation_key(copy, parent);
         let _lock = self.lock(&operation)?;
@@ -365,7 +368,7 @@ impl StepContext {
         };
         // Where no record of this operation on this parent exists, none can match: the layer is
         // written at once, and its content hashed in the same pass.
-        let may_hit = !self.no_cache && self.store().has_operation(&operation)?;
+        let may_hit = !fresh && self.store().has_operation(&operation)?;
         if may_hit {
             let key = key_of(selection.key(&selection.read_digests(&self.cancel)?));
             if let Some(result) = self.cached(&key, parent)? {

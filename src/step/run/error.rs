@@ -4,7 +4,7 @@ use std::io;
 
 use crate::layer::LayerError;
 use crate::layer::view::ViewError;
-use crate::sandbox::{LauncherError, SetupFailure};
+use crate::sandbox::{CgroupError, LauncherError, SetupFailure};
 
 /// Why a RUN step failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub enum RunError {
     /// The sandbox could not be made.
     #[error(transparent)]
     Setup(#[from] SetupFailure),
+    /// The step can't have a cgroup of its own below the one that was asked for.
+    #[error("`--cgroup-parent`: {0}")]
+    Cgroup(#[from] CgroupError),
     /// Sandboxes can't be started any more.
     #[error(transparent)]
     Launcher(LauncherError),

@@ -23,11 +23,11 @@ use super::mount_points::{Kind, MountPoints, root_entry};
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
-use crate::graph::{MountKind, NetworkMode, Run};
+use crate::graph::{MountKind, NetworkMode, Run, RunSettings};
 use crate::layer::view::{Found, View};
 use crate::layer::{apply, diff};
 use crate::sandbox::{
-    HostPath, Launcher, Network, Outcome, SandboxFiles, SandboxSpec, Security, Writable,
+    HostPath, Launcher, Network, Outcome, Resources, SandboxFiles, SandboxSpec, Security, Writable,
     XattrNamespace,
 };
 use crate::snapshot::{Materializer, Snapshot};
@@ -54,15 +54,16 @@ impl StepContext {
         parent: &Snapshot,
         inputs: &Inputs<'_>,
         id: VertexId,
+        fresh: bool,
     ) -> Result<StepResult, StepError> {
-        let prepared = self.prepare_mounts(run, inputs)?;
+        let prepared = self.prepare_mounts(run, inputs, fresh)?;
         let key = run_key(run, parent, &prepared);
         // With --no-cache a step is nobody else's: it neither waits for the same one nor takes it.
-        let _lock = match self.no_cache {
+        let _lock = match fresh {
             true => None,
             false => Some(self.lock(&key)?),
         };
-        if let Some(result) = self.cached(&key, parent)? {
+        if !fresh && let Some(result) = self.cached(&key, parent)? {
             return Ok(of_one_run(result));
         }
         self.cancel.check()?;
@@ -73,6 +74,7 @@ impl StepContext {
         let view = self.view(parent)?;
         let user = Accounts::new(view.passwd(), view.group()).exec_user(&run.user)?;
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
+        let _cgroup = assembly.enter_cgroup(run)?;
         let upper = self.store().new_tree(self.materializer.form())?;
         prepare_upper(upper.path(), &view)?;
         let spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
@@ -106,11 +108,16 @@ impl StepContext {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups.clone(),
-            hostname: HOSTNAME.to_owned(),
+            hostname: hostname(run).to_owned(),
             network: network(run.network),
             security: Security::Sandbox,
             read_only: false,
             terminal: None,
+            resources: Resources {
+                ulimits: run.settings.ulimits.clone(),
+                shm_size: run.settings.shm_size,
+                cgroup: assembly.cgroup,
+            },
         };
         assembly.scratch.push(work);
         Ok(spec)
@@ -266,6 +273,10 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
             }
         }
     }
+    if let Some(name) = &run.hostname {
+        key.field(b"host name").field(name.as_bytes());
+    }
+    settings_key(&mut key, &run.settings);
     key.finish()
 }
 
@@ -307,6 +318,32 @@ pub(super) fn network(mode: NetworkMode) -> Network {
     match mode {
         NetworkMode::Host => Network::Host,
         NetworkMode::None => Network::None,
+    }
+}
+
+/// The name that a step sees as its machine's.
+fn hostname(run: &Run) -> &str {
+    run.hostname.as_deref().unwrap_or(HOSTNAME)
+}
+
+/// Of hosts only the names count, as in BuildKit. The cgroup's place is the machine's affair.
+fn settings_key(key: &mut CacheKeyBuilder, settings: &RunSettings) {
+    if !settings.hosts.is_empty() {
+        key.field(b"hosts").number(settings.hosts.len() as u64);
+        for (name, _) in &settings.hosts {
+            key.field(name.as_bytes());
+        }
+    }
+    if !settings.ulimits.is_empty() {
+        key.field(b"ulimits").number(settings.ulimits.len() as u64);
+        for limit in &settings.ulimits {
+            key.field(limit.kind.to_string().as_bytes())
+                .number(limit.soft.unwrap_or(u64::MAX))
+                .number(limit.hard.unwrap_or(u64::MAX));
+        }
+    }
+    if let Some(size) = settings.shm_size {
+        key.field(b"shm size").number(size);
     }
 }
 

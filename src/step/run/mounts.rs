@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{RunError, failed};
-use super::{HOSTNAME, SCRIPTS, STANDARD, environment};
+use super::{SCRIPTS, STANDARD, environment, hostname};
 use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
 use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run};
 use crate::layer::apply;
 use crate::layer::view::View;
-use crate::sandbox::{HostPath, MountSource, SandboxMount, Writable};
+use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
 use crate::snapshot::{FileTree, Snapshot, SnapshotTree};
 use crate::step::mount_points::{Kind, MountPoints};
 use crate::step::owner::ExecUser;
@@ -38,6 +38,8 @@ pub(in crate::step) struct Assembly {
     pub(in crate::step) points: MountPoints,
     pub(in crate::step) scratch: Vec<Scratch>,
     pub(in crate::step) locks: Vec<Lock>,
+    /// Which of `passed` is the file to enter the step's cgroup by.
+    pub(in crate::step) cgroup: Option<usize>,
 }
 
 impl StepContext {
@@ -47,6 +49,7 @@ impl StepContext {
         &self,
         run: &Run,
         inputs: &Inputs<'_>,
+        fresh: bool,
     ) -> Result<Vec<Prepared>, StepError> {
         let mut prepared = Vec::with_capacity(run.mounts.len());
         for mount in &run.mounts {
@@ -67,13 +70,18 @@ impl StepContext {
                 FileSystem::Vertex(index) => {
                     Prepared::Files(inputs.parent(Some(index)), source_path)
                 }
-                FileSystem::Context => self.context_files(mount, source)?,
+                FileSystem::Context => self.context_files(mount, source, fresh)?,
             });
         }
         Ok(prepared)
     }
 
-    fn context_files(&self, mount: &Mount, source: &str) -> Result<Prepared, StepError> {
+    fn context_files(
+        &self,
+        mount: &Mount,
+        source: &str,
+        fresh: bool,
+    ) -> Result<Prepared, StepError> {
         let missing = || RunError::NoSource {
             mount: mount.target.clone(),
             source_path: source.to_owned(),
@@ -87,7 +95,7 @@ impl StepContext {
         let is_directory = node.entry.is_directory();
         let destination = if is_directory { "/" } else { "/file" };
         let copy = Copy::literal(FileSystem::Context, source.to_owned(), destination);
-        let result = self.copy(&copy, &empty_snapshot(), Some(tree))?;
+        let result = self.copy(&copy, &empty_snapshot(), Some(tree), fresh)?;
         let inside = if is_directory {
             Vec::new()
         } else {
@@ -112,7 +120,11 @@ impl StepContext {
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
-        assembly.memory_file("/etc/hosts", hosts(HOSTNAME).as_bytes(), 0o644, (0, 0))?;
+        let mut hosts = hosts(hostname(run));
+        for (name, address) in &run.settings.hosts {
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
             self.show_script(script, &mut assembly)?;
         }
@@ -282,7 +294,7 @@ impl StepContext {
         let copy = Copy::literal(FileSystem::Scratch, source, "/");
         let tree: Arc<dyn FileTree> =
             Arc::new(SnapshotTree::new(Arc::clone(&self.materializer), snapshot)?);
-        let copied = self.copy(&copy, &empty_snapshot(), Some(&tree))?;
+        let copied = self.copy(&copy, &empty_snapshot(), Some(&tree), false)?;
         let what = "filling a cache mount";
         let root = File::open(folder).map_err(failed(what))?;
         for layer in &copied.snapshot.layers {
@@ -355,6 +367,18 @@ impl StepContext {
 }
 
 impl Assembly {
+    /// Makes the step's own cgroup where one is wanted. It goes with the value that is given.
+    pub(super) fn enter_cgroup(&mut self, run: &Run) -> Result<Option<StepCgroup>, RunError> {
+        let Some(parent) = &run.settings.cgroup_parent else {
+            return Ok(None);
+        };
+        let cgroup = StepCgroup::create(parent)?;
+        let processes = cgroup.processes().map_err(failed("opening a cgroup"))?;
+        self.cgroup = Some(self.passed.len());
+        self.passed.push(processes);
+        Ok(Some(cgroup))
+    }
+
     pub(in crate::step) fn point(
         &mut self,
         view: &View,

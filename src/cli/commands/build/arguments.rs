@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::docker_flags::DockerFlags;
 use crate::build::NetworkMode;
-use crate::platform::Platform;
+use crate::platform::{InvalidPlatform, Platform};
 
 /// `--network`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -26,6 +26,14 @@ impl From<NetworkChoice> for NetworkMode {
             NetworkChoice::Default | NetworkChoice::Host => Self::Host,
             NetworkChoice::None => Self::None,
         }
+    }
+}
+
+/// Reads `--platform`.
+pub(super) fn platform(text: &str) -> Result<Platform, InvalidPlatform> {
+    match text {
+        "local" => Ok(Platform::host()),
+        text => text.parse(),
     }
 }
 
@@ -77,6 +85,10 @@ pub struct BuildArguments {
     #[arg(long)]
     pub(super) no_cache: bool,
 
+    /// Run every step of this stage even where the cache has its result; may be repeated
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(super) no_cache_filter: Vec<String>,
+
     /// Ask the registry for newer base images even where the store has them
     #[arg(long)]
     pub(super) pull: bool,
@@ -116,8 +128,24 @@ pub struct BuildArguments {
     )]
     pub(super) network: Option<NetworkChoice>,
 
-    /// The platform to build for [default: this machine's] [env: DOCKER_DEFAULT_PLATFORM]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    /// Let RUN steps find a host: NAME:IP or NAME=IP; the IP `host-gateway` is this machine; may be repeated
+    #[arg(long = "add-host", value_name = "NAME:IP")]
+    pub(super) add_hosts: Vec<String>,
+
+    /// Limit processes of RUN steps: KIND=SOFT[:HARD], for example nofile=1024:2048; may be repeated
+    #[arg(long = "ulimit", value_name = "KIND=SOFT[:HARD]")]
+    pub(super) ulimits: Vec<String>,
+
+    /// Size of /dev/shm in RUN steps [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) shm_size: Option<String>,
+
+    /// Put each RUN step into a cgroup of its own below this one (cgroup version 2)
+    #[arg(long, value_name = "CGROUP")]
+    pub(super) cgroup_parent: Option<String>,
+
+    /// The platform to build for, `local` for this machine's [default: local] [env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',', value_parser = platform)]
     pub(super) platform: Vec<Platform>,
 
     #[command(flatten)]

@@ -24,18 +24,8 @@ struct Flag {
     form: Form,
     /// Whether what a value asks for is so already.
     holds: fn(&str) -> bool,
-    /// What to do instead, where there's something.
-    hint: Option<&'static str>,
-}
-
-const fn refused(name: &'static str) -> Flag {
-    Flag {
-        name,
-        short: None,
-        form: Form::Value,
-        holds: never,
-        hint: None,
-    }
+    /// Why not, and what to do instead.
+    hint: &'static str,
 }
 
 const fn accepted(
@@ -49,21 +39,18 @@ const fn accepted(
         short: None,
         form,
         holds,
-        hint: Some(hint),
+        hint,
     }
 }
 
-const fn with_hint(name: &'static str, hint: &'static str) -> Flag {
-    Flag {
-        hint: Some(hint),
-        ..refused(name)
-    }
+const fn refused(name: &'static str, hint: &'static str) -> Flag {
+    accepted(name, Form::Value, never, hint)
 }
 
-const fn with_short(name: &'static str, short: char) -> Flag {
+const fn limit(name: &'static str, short: Option<char>) -> Flag {
     Flag {
-        short: Some(short),
-        ..refused(name)
+        short,
+        ..accepted(name, Form::Value, no_limit, NO_LIMITS)
     }
 }
 
@@ -71,8 +58,9 @@ fn never(_: &str) -> bool {
     false
 }
 
-fn empty(value: &str) -> bool {
-    value.is_empty()
+/// What Docker takes for no limit.
+fn no_limit(value: &str) -> bool {
+    matches!(value, "" | "0")
 }
 
 fn is_true(value: &str) -> bool {
@@ -88,11 +76,14 @@ fn any_bool(value: &str) -> bool {
 }
 
 fn no_attestation(value: &str) -> bool {
-    is_false(value) || value == "disabled=true"
+    is_false(value) || disabled_attestation(value)
 }
 
 fn disabled_attestation(value: &str) -> bool {
-    value.split(',').any(|field| field == "disabled=true")
+    value.split(',').any(|field| {
+        let value = field.trim().strip_prefix("disabled=");
+        value.is_some_and(is_true)
+    })
 }
 
 fn default_builder(value: &str) -> bool {
@@ -109,7 +100,9 @@ fn plain_build(value: &str) -> bool {
 
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
 
-static FLAGS: [Flag; 35] = [
+const NO_LIMITS: &str = "RUN steps have the limits that rbuild itself has; `--cgroup-parent` puts them into a cgroup with others";
+
+static FLAGS: [Flag; 31] = [
     // What they ask for is so.
     accepted(
         "rm",
@@ -144,12 +137,6 @@ static FLAGS: [Flag; 35] = [
     ),
     accepted("call", Form::Value, plain_build, "only `--call build`"),
     accepted(
-        "cgroup-parent",
-        Form::Value,
-        empty,
-        "RUN steps stay in rbuild's own cgroup",
-    ),
-    accepted(
         "squash",
         Form::Switch,
         is_false,
@@ -162,37 +149,43 @@ static FLAGS: [Flag; 35] = [
         "only building checks a Dockerfile so far",
     ),
     // What they ask for is absent.
-    refused("add-host"),
-    refused("annotation"),
-    with_hint(
+    refused(
+        "annotation",
+        "rbuild writes no annotations yet; `--label` labels the image",
+    ),
+    refused(
         "cache-from",
         "the cache of rbuild's own store is always used: drop the flag",
     ),
-    with_hint(
+    refused(
         "cache-to",
         "the cache of rbuild's own store is always written: drop the flag",
     ),
-    refused("cpu-period"),
-    refused("cpu-quota"),
-    with_short("cpu-shares", 'c'),
-    refused("cpuset-cpus"),
-    refused("cpuset-mems"),
-    refused("device"),
-    refused("format"),
-    with_short("memory", 'm'),
-    refused("memory-swap"),
-    with_hint("no-cache-filter", "`--no-cache` runs every step"),
-    refused("policy"),
-    refused("security-opt"),
-    refused("shm-size"),
-    refused("ssh"),
-    with_hint("stream", "the context is read in place: drop the flag"),
-    refused("ulimit"),
-    with_hint(
+    limit("cpu-period", None),
+    limit("cpu-quota", None),
+    limit("cpu-shares", Some('c')),
+    limit("cpuset-cpus", None),
+    limit("cpuset-mems", None),
+    refused(
+        "device",
+        "RUN steps see Docker's default devices and no others",
+    ),
+    refused("format", "images are written as OCI images: drop the flag"),
+    limit("memory", Some('m')),
+    limit("memory-swap", None),
+    refused("policy", "rbuild evaluates no policies"),
+    refused("resource", NO_LIMITS),
+    refused(
+        "security-opt",
+        "RUN steps have Docker's default seccomp profile and capabilities",
+    ),
+    refused("ssh", "RUN steps reach no agent; a key can be a `--secret`"),
+    refused("stream", "the context is read in place: drop the flag"),
+    refused(
         "volume",
         "`RUN --mount=type=bind` and `type=cache` bring folders into a step",
     ),
-    refused("source-policy-file"),
+    refused("source-policy-file", "rbuild evaluates no policies"),
 ];
 
 /// The flags of this kind that were given, with their values.
@@ -218,15 +211,19 @@ impl DockerFlags {
                 } else {
                     format!("--{}={value}", flag.name)
                 };
-                let failure = Failure::user(format!("rbuild does not support {shown} yet"));
-                return Err(match flag.hint {
-                    Some(hint) => failure.hint(hint),
-                    None => failure,
-                });
+                return Err(
+                    Failure::user(format!("rbuild does not support {shown} yet")).hint(flag.hint),
+                );
             }
         }
         Ok(())
     }
+}
+
+/// The names of Docker's flags that rbuild has no option for, and whether there's a value that it
+/// accepts because what it asks for is so already.
+pub fn docker_flags() -> impl Iterator<Item = (&'static str, bool)> {
+    FLAGS.iter().map(|flag| (flag.name, !is_never(flag)))
 }
 
 /// Whether no value of the flag is accepted. Its value isn't worth repeating then, and may be
@@ -307,6 +304,8 @@ mod tests {
             "--allow network.host",
             "--call build",
             "--squash=false",
+            "--memory 0 -c 0",
+            "--attest type=sbom,disabled=1",
         ] {
             assert_eq!(check(line), Ok(()), "{line}");
         }
@@ -333,13 +332,13 @@ mod tests {
             ),
             (
                 "--memory-swap -1",
-                "rbuild does not support --memory-swap yet",
+                "rbuild does not support --memory-swap=-1 yet",
             ),
-            ("-m 1g", "rbuild does not support --memory yet"),
+            ("-m 1g", "rbuild does not support --memory=1g yet"),
             ("--squash", "rbuild does not support --squash yet"),
             (
-                "--ulimit nofile=1:1",
-                "rbuild does not support --ulimit yet",
+                "--security-opt seccomp=unconfined",
+                "rbuild does not support --security-opt yet",
             ),
             (
                 "--allow network.host --allow security.insecure",

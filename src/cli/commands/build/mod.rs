@@ -3,8 +3,10 @@
 pub mod stdin;
 
 mod arguments;
+mod buildkit;
 mod docker_flags;
 mod request;
+mod run_settings;
 mod summary;
 mod values;
 
@@ -14,10 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use self::arguments::{BuildArguments, NetworkChoice};
+pub use self::docker_flags::docker_flags;
 use self::request::Prepared;
 use self::stdin::StdinContent;
 use super::Context;
 use crate::build::{self, BuildRequest, BuildResult, ContextSource, DockerfileSource};
+use crate::cli::docker_config;
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::ui::ProgressMode;
@@ -29,6 +33,16 @@ use crate::solver::events::EventSink;
 /// Whatever the build failed with, ready to be shown.
 pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Failure> {
     let mut prepared = request::prepare(arguments, &context.environment)?;
+    if prepared.progress != ProgressMode::Quiet
+        && let Some(note) = buildkit::builder_note(&context.environment)
+    {
+        context.note(&note);
+    }
+    match docker_config::proxies(&context.environment) {
+        Ok(proxies) => docker_config::add_proxies(&mut prepared.request.build_args, proxies),
+        // As in Docker, which goes on without.
+        Err(error) => context.note(&format!("proxies are not looked up: {error}")),
+    }
     if let Some(file) = &prepared.iidfile {
         // An id of an earlier build must not be taken for this one's.
         remove(file)?;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use super::arguments::BuildArguments;
-use super::values;
+use super::arguments::{self, BuildArguments};
+use super::{buildkit, run_settings, values};
 use crate::build::{
     BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, SecretFrom, SecretSource,
 };
@@ -58,6 +58,7 @@ pub(super) fn prepare(
         .hint("add `dest=FILE`, or use `--iidfile FILE` instead of `--quiet`"));
     }
     let (build_args, source_date_epoch) = build_args(&arguments, environment)?;
+    buildkit::check_arguments(&build_args)?;
     if rewrite_timestamp && source_date_epoch.is_none() {
         return Err(Failure::user("`rewrite-timestamp=true` needs SOURCE_DATE_EPOCH")
             .hint("set it in the environment, for example `SOURCE_DATE_EPOCH=$(git log -1 --pretty=%ct)`"));
@@ -76,8 +77,10 @@ pub(super) fn prepare(
         contexts: contexts(&arguments.contexts)?,
         secrets: secrets(&arguments.secrets, environment)?,
         no_cache: arguments.no_cache,
+        fresh_stages: stages(&arguments.no_cache_filter),
         pull: arguments.pull,
         network: arguments.network.unwrap_or_default().into(),
+        run: run_settings::run_settings(&arguments)?,
         platform: platform(&arguments.platform, environment)?,
         outputs,
         source_date_epoch,
@@ -235,6 +238,11 @@ fn build_args(
     Ok((build_args, epoch))
 }
 
+fn stages(names: &[String]) -> Vec<String> {
+    let names = names.iter().filter(|name| !name.is_empty());
+    names.cloned().collect()
+}
+
 fn contexts(texts: &[String]) -> Result<BTreeMap<String, NamedContext>, Failure> {
     texts
         .iter()
@@ -263,19 +271,30 @@ fn secrets(texts: &[String], environment: &Environment) -> Result<Vec<SecretSour
 }
 
 fn platform(given: &[Platform], environment: &Environment) -> Result<Option<Platform>, Failure> {
+    const VARIABLE: &str = "DOCKER_DEFAULT_PLATFORM";
+    let from_environment;
+    let (given, origin) = match (given, environment.get(VARIABLE)) {
+        ([], Some(text)) => {
+            from_environment = text
+                .split(',')
+                .map(arguments::platform)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| Failure::user(format!("{VARIABLE}: {error}")))?;
+            (from_environment.as_slice(), VARIABLE)
+        }
+        (given, _) => (given, "--platform"),
+    };
     match given {
-        [] => environment
-            .get("DOCKER_DEFAULT_PLATFORM")
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(|error: crate::platform::InvalidPlatform| {
-                Failure::user(format!("DOCKER_DEFAULT_PLATFORM: {error}"))
-            }),
-        [one] => Ok(Some(one.clone())),
-        _ => Err(
-            Failure::user("rbuild does not support several platforms in one build yet")
-                .hint("build each with a `--platform` and a tag of its own"),
-        ),
+        [] => Ok(None),
+        [one, more @ ..] if more.iter().all(|other| other == one) => Ok(Some(one.clone())),
+        several => {
+            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "`{origin}={}`: rbuild does not support several platforms in one build yet",
+                names.join(",")
+            );
+            Err(Failure::user(message).hint("build each with a `--platform` and a tag of its own"))
+        }
     }
 }
 

@@ -212,11 +212,11 @@ fn what_contradicts_itself_is_refused() {
         ("--progress loud .", "invalid value `loud` for `--progress`"),
         (
             "--platform linux/amd64,linux/arm64 .",
-            "rbuild does not support several platforms in one build yet",
+            "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms in one build yet",
         ),
         (
             "--platform linux/amd64 --platform linux/arm64 .",
-            "rbuild does not support several platforms in one build yet",
+            "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms in one build yet",
         ),
         ("--ssh default .", "rbuild does not support --ssh yet"),
         (

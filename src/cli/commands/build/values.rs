@@ -142,10 +142,12 @@ fn layout(text: &str) -> NamedContext {
     }
 }
 
+const SECRET_USAGE: &str = "use `id=ID,src=FILE` or `id=ID,env=NAME`";
+
 /// Reads one `--secret`. A bare `id=ID` is the environment variable of that name where there is
 /// one, else the file.
 pub(super) fn secret(text: &str, environment: &Environment) -> Result<SecretSource, Failure> {
-    let usage = || "use `id=ID,src=FILE` or `id=ID,env=NAME`";
+    let usage = || SECRET_USAGE;
     let mut kind = None;
     let (mut id, mut source, mut variable) = (None, None, None);
     for (key, value) in pairs("--secret", text)? {
@@ -208,8 +210,10 @@ pub(super) fn build_args(
             None => (text.as_str(), environment.get_even_empty(text)),
         };
         if name.trim().is_empty() {
-            return Err(Failure::user(format!("`--build-arg {text}` has no name"))
-                .hint("use `--build-arg NAME=VALUE`"));
+            // What stands behind the `=` may be private.
+            return Err(
+                Failure::user("`--build-arg` has no name").hint("use `--build-arg NAME=VALUE`")
+            );
         }
         match value {
             Some(value) => arguments.insert(name.to_owned(), value),
@@ -247,6 +251,10 @@ fn pairs(flag: &str, text: &str) -> Result<Vec<(String, String)>, Failure> {
                 "`{flag} {field}` is not supported yet: files are only written as an OCI archive or folder"
             ))
             .hint("use `--output type=oci,dest=FILE`")),
+            // A secret itself, perhaps.
+            None if flag == "--secret" => {
+                Err(Failure::user("`--secret` is no list of key=value").hint(SECRET_USAGE))
+            }
             None => Err(Failure::user(format!("`{flag}`: `{field}` is not key=value"))),
         })
         .collect()
@@ -370,7 +378,7 @@ mod tests {
             ("id=,src=f", "`--secret` has no id"),
             ("id=a,type=vault", "`--secret`: there is no type `vault`"),
             ("id=a,value=x", "`--secret`: there is no key `value`"),
-            ("a", "`--secret`: `a` is not key=value"),
+            ("hunter2", "`--secret` is no list of key=value"),
             (
                 "id=a,src=f,env=V",
                 "`--secret id=a` has both a file and a variable",
