@@ -13,8 +13,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
 use super::commands::images::ImagesArguments;
+use super::commands::load::LoadArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
+use super::commands::save::SaveArguments;
 use super::commands::tag::TagArguments;
 use super::commands::version::VersionArguments;
 use super::environment::Environment;
@@ -51,6 +53,10 @@ pub enum Command {
     Push(PushArguments),
     /// Download an image from a registry
     Pull(PullArguments),
+    /// Write images to an archive
+    Save(SaveArguments),
+    /// Take images from an archive
+    Load(LoadArguments),
     /// Give an image another name
     Tag(TagArguments),
     /// List images
@@ -73,8 +79,12 @@ impl Invocation {
     pub fn needs(&self) -> Needs {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
-            Command::Build(_) | Command::Push(_) => true,
-            Command::Pull(_) | Command::Tag(_) | Command::Images(_) | Command::Version(_) => false,
+            Command::Build(_) | Command::Push(_) | Command::Save(_) => true,
+            Command::Pull(_)
+            | Command::Load(_)
+            | Command::Tag(_)
+            | Command::Images(_)
+            | Command::Version(_) => false,
         };
         Needs {
             trees,
@@ -296,6 +306,8 @@ mod tests {
         for (line, trees) in [
             ("build .", true),
             ("push a", true),
+            ("save a", true),
+            ("load", false),
             ("pull a", false),
             ("tag a b", false),
             ("images", false),

@@ -20,14 +20,7 @@ const GLOBAL_WITH_VALUE: [&str; 4] = [
     "--insecure-registry",
 ];
 /// Options without a value that Docker also takes with `=true` and `=false`.
-const SWITCHES: [&str; 6] = [
-    "--no-cache",
-    "--pull",
-    "--push",
-    "--load",
-    "--quiet",
-    "--verbose",
-];
+const SWITCHES: [&str; 5] = ["--no-cache", "--pull", "--push", "--quiet", "--verbose"];
 
 /// What a command group of Docker has that rbuild has too.
 const GROUPS: [(&str, &[(&str, &str)]); 3] = [
@@ -45,6 +38,8 @@ const GROUPS: [(&str, &[(&str, &str)]); 3] = [
             ("push", "push"),
             ("pull", "pull"),
             ("tag", "tag"),
+            ("save", "save"),
+            ("load", "load"),
         ],
     ),
 ];

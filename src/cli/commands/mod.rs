@@ -2,8 +2,10 @@
 
 pub mod build;
 pub mod images;
+pub mod load;
 pub mod pull;
 pub mod push;
+pub mod save;
 pub mod tag;
 pub mod version;
 
@@ -115,6 +117,7 @@ impl Context {
                 gid_map: self.processes.gid_map.clone(),
                 ownership: Ownership::Real,
             },
+            outside: self.processes.outside.clone(),
             launcher,
             cancel: self.interrupt.cancel().clone(),
             stdin: Mutex::new(stdin),
@@ -163,6 +166,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Build(arguments) => build::run(*arguments, context).await,
         Command::Push(arguments) => until_interrupted(push::run(arguments, context), context).await,
         Command::Pull(arguments) => until_interrupted(pull::run(arguments, context), context).await,
+        Command::Save(arguments) => until_interrupted(save::run(arguments, context), context).await,
+        Command::Load(arguments) => until_interrupted(load::run(arguments, context), context).await,
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
         Command::Version(arguments) => version::run(arguments),

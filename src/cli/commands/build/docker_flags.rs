@@ -109,7 +109,7 @@ fn plain_build(value: &str) -> bool {
 
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
 
-static FLAGS: [Flag; 35] = [
+static FLAGS: [Flag; 34] = [
     // What they ask for is so.
     accepted(
         "rm",
@@ -163,7 +163,6 @@ static FLAGS: [Flag; 35] = [
     ),
     // What they ask for is absent.
     refused("add-host"),
-    refused("annotation"),
     with_hint(
         "cache-from",
         "the cache of rbuild's own store is always used: drop the flag",
