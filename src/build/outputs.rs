@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::assemble::{Assembled, measure};
 use super::run::BuildEnvironment;
+use super::transfer;
 use super::{BuildError, BuildRequest, Output, OutputTarget};
 use crate::digest::CacheKeyBuilder;
 use crate::export::engine::{Engine, EngineError};
@@ -191,6 +192,10 @@ impl Delivery<'_> {
                 reference: name.to_string(),
                 source,
             })?;
+            if let Some(image) = self.environment.store.image(&self.image.id)? {
+                let reference = transfer::by_digest(&name, pushed.manifest.digest);
+                self.environment.store.put_manifest(&image.id, &reference)?;
+            }
             manifest = Some(pushed.manifest);
         }
         Ok(manifest)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::BuildError;
 use super::resolve::Resolver;
 use super::run::{BuildEnvironment, materializer};
-use crate::digest::ImageId;
+use crate::digest::{BlobDigest, ImageId};
 use crate::export::StoredImage;
 use crate::export::registry::{self, Pushed};
 use crate::graph::BaseImage;
@@ -99,7 +99,7 @@ fn keep(
 }
 
 /// The name by digest of what a registry has under `reference`.
-fn by_digest(reference: &Reference, manifest: BlobDigest) -> Reference {
+pub(super) fn by_digest(reference: &Reference, manifest: BlobDigest) -> Reference {
     reference.clone().without_tag().with_digest(manifest)
 }
 
@@ -130,7 +130,7 @@ pub async fn push(
         reference: reference.to_string(),
         source,
     })?;
-    store.put_manifest(&id, &by_digest(reference, pushed.manifest))?;
+    store.put_manifest(&id, &by_digest(reference, pushed.manifest.digest))?;
     environment.store.sync()?;
     Ok(pushed)
 }

@@ -110,6 +110,7 @@ pub fn outgoing(
     packaging: &Packaging,
 ) -> Result<OutgoingLayer, SnapshotError> {
     let store = materializer.store();
+    store.hold(&[layer])?;
     let is_base = store
         .layer(layer)?
         .is_some_and(|layer| layer.chain_id.is_some());

@@ -44,6 +44,7 @@ impl StoredImage {
         let Some(config) = store.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)? else {
             return Ok(None);
         };
+        store.hold(&record.layers)?;
         let diff_ids = ImageConfig::from_bytes(&config)?.rootfs.diff_ids;
         Ok(Some(Self {
             config,
