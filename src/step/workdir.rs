@@ -6,12 +6,14 @@ use super::{StepContext, StepError, StepResult};
 use crate::digest::CacheKeyBuilder;
 use crate::graph::MakeDirectory;
 use crate::snapshot::Snapshot;
+use crate::solver::events::Working;
 
 impl StepContext {
     pub(super) fn make_directory(
         &self,
         make: &MakeDirectory,
         parent: &Snapshot,
+        working: &Working,
     ) -> Result<StepResult, StepError> {
         let mut key = CacheKeyBuilder::new("make directory");
         key.key(&parent.key)
@@ -25,6 +27,7 @@ impl StepContext {
             return Ok(result);
         }
         let view = self.view(parent)?;
+        working.begin();
         let owner = if make.user.is_empty() {
             Owner::default()
         } else {

@@ -324,16 +324,18 @@ pub(super) fn select_directory(
 impl StepContext {
     /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`. With `--link`
     /// the layer is made as if there was nothing below, and is put on top of whatever there is.
+    /// `begin` is called once everything that is read is there.
     pub(super) fn copy(
         &self,
         copy: &Copy,
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
+        begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
         if !copy.link {
-            return self.copy_onto(copy, parent, tree);
+            return self.copy_onto(copy, parent, tree, begin);
         }
-        let mut result = self.copy_onto(copy, &empty_snapshot(), tree)?;
+        let mut result = self.copy_onto(copy, &empty_snapshot(), tree, begin)?;
         let mut key = CacheKeyBuilder::new("linked layer");
         let key = key.key(&parent.key).key(&result.snapshot.key).finish();
         let layers = parent.layers.iter().chain(&result.snapshot.layers);
@@ -349,10 +351,12 @@ impl StepContext {
         copy: &Copy,
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
+        begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
         let operation = operation_key(copy, parent);
         let _lock = self.lock(&operation)?;
         let view = self.view(parent)?;
+        begin();
         let owner = match &copy.chown {
             None => None,
             Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),
