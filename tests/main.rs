@@ -16,6 +16,7 @@ mod commands;
 mod copy_into_existing;
 mod doctor;
 mod errors;
+mod first_hour;
 mod flags;
 mod harness;
 mod hello_example;
