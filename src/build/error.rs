@@ -7,10 +7,11 @@ use crate::context::ContextError;
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::span::Span;
 use crate::export::ExportError;
+use crate::export::engine::EngineError;
 use crate::export::registry::PushError;
 use crate::snapshot::SnapshotError;
 use crate::solver::SolveError;
-use crate::store::StoreError;
+use crate::store::{ImportError, StoreError};
 
 /// Something in a Dockerfile, with what is needed to show it.
 #[derive(Clone, Debug)]
@@ -75,6 +76,12 @@ pub enum BuildError {
     /// Writing the image.
     #[error("failed to export the image: {0}")]
     Export(#[from] ExportError),
+    /// Handing the image to a container engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An image archive or folder that can't be loaded.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// Pushing the image.
     #[error("failed to push `{reference}`: {source}")]
     Push {

@@ -4,9 +4,12 @@
 //! makes one has read those already.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::digest::{BlobDigest, ImageId};
+use crate::digest::ImageId;
+use crate::export::engine::Engine;
+use crate::export::{ArchiveFormat, Packaging};
+use crate::image::manifest::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::time::Timestamp;
@@ -16,17 +19,21 @@ mod dockerfile;
 mod error;
 mod fetch;
 mod inputs;
+mod load;
 mod outputs;
 pub mod publish;
 mod resolve;
 mod run;
 pub mod run_image;
+mod save;
 mod transfer;
 
 pub use crate::graph::{NetworkMode, RunSettings};
 pub use error::{BuildError, Located};
+pub use load::{LoadedImage, load};
 pub use resolve::ResolveError;
 pub use run::{BuildEnvironment, Variables, build};
+pub use save::{SavedArchive, save};
 pub use transfer::{image_tree, pull, push};
 
 /// Where the build context comes from.
@@ -68,21 +75,85 @@ pub enum SecretFrom {
     Environment(String),
 }
 
-/// One `--output`, or what `-t`, `--push` and `-o` amount to.
+/// One `--output`, or what `-t`, `--push`, `--load` and `-o` amount to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Into rbuild's own store, under the request's tags. The default.
+pub struct Output {
+    /// Where to.
+    pub target: OutputTarget,
+    /// `name=`: names beside the request's tags. Plain files have none.
+    pub names: Vec<Reference>,
+    /// How the image is packed. Plain files aren't.
+    pub packaging: Packaging,
+}
+
+/// Where an image, or what is in it, goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputTarget {
+    /// Into rbuild's own store, under its names. The default.
     Store,
-    /// Push to the registries of the request's tags (`--push`).
-    Registry,
-    /// An OCI image layout: `type=oci,dest=FILE` (a tar archive, `-` for standard output), or
-    /// with `tar=false` a folder.
-    Oci {
-        /// The archive or folder; `-` is standard output.
-        dest: PathBuf,
-        /// A tar archive, not a folder.
-        tar: bool,
+    /// To the registries of its names (`--push`).
+    Registry {
+        /// Without a tag: only whoever knows the digest finds it.
+        by_digest: bool,
     },
+    /// A tar archive of an image.
+    Archive {
+        /// Which kind.
+        format: ArchiveFormat,
+        /// The file; `-` is standard output.
+        dest: PathBuf,
+    },
+    /// An OCI image layout as a folder; what is in it stays.
+    Layout {
+        /// The folder.
+        dest: PathBuf,
+    },
+    /// A container engine of this machine (`--load`).
+    Engine(Engine),
+    /// The image's files as a tar archive.
+    Tar {
+        /// The file; `-` is standard output.
+        dest: PathBuf,
+    },
+    /// The image's files in a folder; what is in it stays where nothing comes in its place.
+    Folder {
+        /// The folder.
+        dest: PathBuf,
+    },
+}
+
+impl Output {
+    /// An output of the usual packaging, without names of its own.
+    pub fn new(target: OutputTarget) -> Self {
+        Self {
+            target,
+            names: Vec::new(),
+            packaging: Packaging::default(),
+        }
+    }
+}
+
+impl OutputTarget {
+    /// Whether an image goes there, not just its files.
+    pub fn is_image(&self) -> bool {
+        !matches!(self, Self::Tar { .. } | Self::Folder { .. })
+    }
+
+    /// The file or folder, where it is one.
+    pub fn dest(&self) -> Option<&Path> {
+        match self {
+            Self::Archive { dest, .. }
+            | Self::Layout { dest }
+            | Self::Tar { dest }
+            | Self::Folder { dest } => Some(dest),
+            Self::Store | Self::Registry { .. } | Self::Engine(_) => None,
+        }
+    }
+
+    /// Whether standard output is where it goes.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self, Self::Archive { dest, .. } | Self::Tar { dest } if dest == Path::new("-"))
+    }
 }
 
 /// `--build-context NAME=…`: what a name in FROM, `--from` and `from=` stands for.
@@ -133,6 +204,8 @@ pub struct BuildRequest {
     pub platform: Option<Platform>,
     /// Where the image goes. Never empty.
     pub outputs: Vec<Output>,
+    /// Make the image's manifest even where no output needs it.
+    pub describe: bool,
     /// `SOURCE_DATE_EPOCH` of the environment or of a build argument.
     pub source_date_epoch: Option<Timestamp>,
     /// `rewrite-timestamp=true`: clamp the times of files in new layers to `source_date_epoch`.
@@ -144,8 +217,10 @@ pub struct BuildRequest {
 pub struct BuildResult {
     /// The image: digest of its config.
     pub image_id: ImageId,
-    /// Digest of its manifest, where an output needed one.
-    pub manifest: Option<BlobDigest>,
+    /// Its manifest, where one was made.
+    pub manifest: Option<Descriptor>,
+    /// The container engine that has taken it.
+    pub loaded: Option<Engine>,
     /// Names it has now.
     pub tags: Vec<Reference>,
     /// How many steps the cache answered.

@@ -18,7 +18,9 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, RegistryError};
 use crate::solver::events::{Event, EventSink};
-use crate::store::{ImageRecord, ImportError, RemoteRecord, Selection, Store, StoreError};
+use crate::store::{
+    ImageRecord, ImportError, ImportedImage, RemoteRecord, Selection, Store, StoreError,
+};
 use crate::time::Timestamp;
 
 /// Why a base image can't be used.
@@ -142,26 +144,7 @@ impl Resolver<'_> {
             store.import(&path, Selection { name, platform })
         });
         let imported = imported.await.map_err(|_| ResolveError::Canceled)??;
-        let config = imported.config.config.clone();
-        let layers = imported.layers.into_iter();
-        Ok(BaseImage {
-            id: imported.config.id(),
-            name: shown,
-            repository: None,
-            layers: layers
-                .map(|layer| BaseLayer {
-                    diff_id: layer.diff_id,
-                    blob: Some(LayerBlob {
-                        digest: layer.blob.digest,
-                        size: layer.blob.size,
-                        media_type: layer.blob.media_type,
-                    }),
-                    stored: None,
-                })
-                .collect(),
-            platform: config.platform(),
-            config,
-        })
+        Ok(self::imported(shown, imported))
     }
 
     fn local(
@@ -290,6 +273,35 @@ impl Resolver<'_> {
         let config = ImageConfig::from_bytes(&config).map_err(named)?;
         let id = ImageId(manifest.config.digest.0);
         base_image(reference, *top, id, &manifest.layers, config).map(Some)
+    }
+}
+
+/// An image whose blobs were brought into the store, as a base image called `name`.
+pub(super) fn imported(name: String, image: ImportedImage) -> BaseImage {
+    let config = image.config.config.clone();
+    let has_manifest = image.manifest.is_some();
+    let layers = image.layers.into_iter().map(|layer| {
+        // A plain tar among the blobs is found by its diff ID. Only a manifest that names it is
+        // a reason to let the layer leave uncompressed.
+        let is_plain = layer.blob.digest.0 == layer.diff_id.0;
+        let blob = (has_manifest || !is_plain).then_some(LayerBlob {
+            digest: layer.blob.digest,
+            size: layer.blob.size,
+            media_type: layer.blob.media_type,
+        });
+        BaseLayer {
+            diff_id: layer.diff_id,
+            blob,
+            stored: None,
+        }
+    });
+    BaseImage {
+        id: image.config.id(),
+        name,
+        repository: None,
+        layers: layers.collect(),
+        platform: config.platform(),
+        config,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::graph::{BaseImage, Operation};
 use crate::layer::form::Form;
 use crate::platform::Platform;
 use crate::registry::Client;
-use crate::sandbox::Launcher;
+use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::Materializer;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Event, EventSink, Reporter};
@@ -38,6 +38,8 @@ pub struct BuildEnvironment {
     pub client: Client,
     /// The form of trees that this process can make.
     pub form: Form,
+    /// Runs programs that are no part of rbuild.
+    pub outside: OutsideHelper,
     /// Starts sandboxes; else why none can be had.
     pub launcher: Result<Launcher, String>,
     /// Stops the build.
@@ -120,13 +122,14 @@ pub async fn build(
     let activity = reporter.begin("exporting to image");
     let image = whole(&materializer, &request, lowered, solved).await;
     let image = activity.end(image)?;
-    let manifest =
+    let delivered =
         outputs::deliver(&request, environment, &materializer, &image, &reporter).await?;
     environment.store.sync()?;
     Ok(BuildResult {
         image_id: image.id,
-        manifest,
-        tags: request.tags,
+        manifest: delivered.manifest,
+        loaded: delivered.loaded,
+        tags: delivered.names,
         cached_steps,
         steps,
     })

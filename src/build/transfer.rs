@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::BuildError;
-use super::resolve::{ResolveError, Resolver};
+use super::resolve::Resolver;
 use super::run::{BuildEnvironment, materializer};
 use crate::digest::{BlobDigest, CacheKeyBuilder, ImageId};
-use crate::export::registry::{self, Pushed, StoredImage};
+use crate::export::StoredImage;
+use crate::export::registry::{self, Pushed};
 use crate::graph::BaseImage;
 use crate::graph::plan::ImageKey;
-use crate::image::config::CONFIG_LIMIT;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::snapshot::{Materializer, RemoteBlob, Snapshot, SnapshotTree};
@@ -118,7 +118,7 @@ pub fn image_tree(
 }
 
 /// The name by digest of what a registry has under `reference`.
-fn by_digest(reference: &Reference, manifest: BlobDigest) -> Reference {
+pub(super) fn by_digest(reference: &Reference, manifest: BlobDigest) -> Reference {
     reference.clone().without_tag().with_digest(manifest)
 }
 
@@ -135,28 +135,7 @@ pub async fn push(
     let store = &environment.store;
     let missing = || BuildError::NoImage(reference.familiar());
     let id = store.resolve(reference)?.ok_or_else(missing)?;
-    let record = store.image(&id)?.ok_or_else(missing)?;
-    let config = store
-        .read_verified(&BlobDigest(id.0), CONFIG_LIMIT)?
-        .ok_or_else(missing)?;
-    let parsed = crate::image::config::ImageConfig::from_bytes(&config).map_err(|source| {
-        BuildError::Pull {
-            reference: reference.familiar(),
-            source: Box::new(ResolveError::Image {
-                name: reference.familiar(),
-                source,
-            }),
-        }
-    })?;
-    let image = StoredImage {
-        config,
-        layers: record
-            .layers
-            .into_iter()
-            .zip(parsed.rootfs.diff_ids)
-            .collect(),
-        annotations: BTreeMap::new(),
-    };
+    let image = StoredImage::find(store, &id)?.ok_or_else(missing)?;
     let materializer = materializer(environment, &reporter);
     let pushed = registry::push(
         &materializer,
@@ -170,7 +149,7 @@ pub async fn push(
         reference: reference.to_string(),
         source,
     })?;
-    store.put_manifest(&id, &by_digest(reference, pushed.manifest))?;
+    store.put_manifest(&id, &by_digest(reference, pushed.manifest.digest))?;
     environment.store.sync()?;
     Ok(pushed)
 }

@@ -18,6 +18,7 @@ use super::commands::doctor::DoctorArguments;
 use super::commands::history::HistoryArguments;
 use super::commands::images::ImagesArguments;
 use super::commands::inspect::InspectArguments;
+use super::commands::load::LoadArguments;
 use super::commands::login::LoginArguments;
 use super::commands::logout::LogoutArguments;
 use super::commands::prune::PruneArguments;
@@ -25,6 +26,7 @@ use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
 use super::commands::rmi::RmiArguments;
 use super::commands::run::{NOT_RUN, RunArguments};
+use super::commands::save::SaveArguments;
 use super::commands::tag::TagArguments;
 use super::commands::unshare::UnshareArguments;
 use super::commands::version::VersionArguments;
@@ -62,6 +64,10 @@ pub enum Command {
     Push(PushArguments),
     /// Download an image from a registry
     Pull(PullArguments),
+    /// Write images to an archive
+    Save(SaveArguments),
+    /// Take images from an archive
+    Load(LoadArguments),
     /// Give an image another name
     Tag(TagArguments),
     /// List images
@@ -106,7 +112,7 @@ impl Invocation {
     pub fn needs(&self) -> Needs {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
-            Command::Build(_) | Command::Push(_) | Command::Run(_) => true,
+            Command::Build(_) | Command::Push(_) | Command::Save(_) | Command::Run(_) => true,
             // So is one whose files are looked at, and files of subordinate ids can be measured
             // and removed by their owner only.
             Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,
@@ -357,6 +363,8 @@ mod tests {
         for (line, trees) in [
             ("build .", true),
             ("push a", true),
+            ("save a", true),
+            ("load", false),
             ("pull a", false),
             ("tag a b", false),
             ("images", false),

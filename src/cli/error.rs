@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use super::ui::style::Style;
 use super::ui::terminal::neutralise_text;
 use crate::build::{BuildError, Located, ResolveError};
+use crate::export::ExportError;
 use crate::registry::{self, RegistryError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
@@ -258,11 +259,15 @@ impl Failure {
             BuildError::Push { .. } | BuildError::Pull { .. } => {
                 Self::from_error(ErrorKind::Registry, &error)
             }
-            BuildError::Snapshot(SnapshotError::Registry(error)) => error.into(),
+            BuildError::Snapshot(SnapshotError::Registry(error))
+            | BuildError::Export(ExportError::Snapshot(SnapshotError::Registry(error))) => {
+                error.into()
+            }
             BuildError::NoDockerfile(_)
             | BuildError::NotText(_)
             | BuildError::Context(_)
             | BuildError::Secret { .. }
+            | BuildError::Import(_)
             | BuildError::NoImage(_)
             | BuildError::Request(_) => Self::from_error(ErrorKind::User, &error),
             _ => Self::from_error(ErrorKind::Internal, &error),

@@ -20,14 +20,7 @@ const GLOBAL_WITH_VALUE: [&str; 4] = [
     "--insecure-registry",
 ];
 /// Options without a value that Docker also takes with `=true` and `=false`.
-const SWITCHES: [&str; 6] = [
-    "--no-cache",
-    "--pull",
-    "--push",
-    "--load",
-    "--quiet",
-    "--verbose",
-];
+const SWITCHES: [&str; 5] = ["--no-cache", "--pull", "--push", "--quiet", "--verbose"];
 
 /// Commands that run a program whose words are not rbuild's to read.
 const FOREGROUND: [&str; 2] = ["run", "unshare"];
@@ -66,6 +59,8 @@ const GROUPS: [(&str, &[(&str, &[&str])]); 5] = [
             ("rm", &["rmi"]),
             ("remove", &["rmi"]),
             ("prune", &["prune", "--images"]),
+            ("save", &["save"]),
+            ("load", &["load"]),
         ],
     ),
     ("system", &[("df", &["df"]), ("prune", &["prune"])]),

@@ -4,14 +4,15 @@
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 
-use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, HashingStream};
-use crate::image::manifest::{Descriptor, media_type};
-use crate::layer::compression::GzipWriter;
+use super::packaging::Packaging;
+use crate::digest::{BlobDigest, CacheKey, CacheKeyBuilder, DiffId, HashingStream};
+use crate::image::manifest::Descriptor;
+use crate::layer::compression::{Compression, Compressor};
 use crate::layer::diff;
 use crate::layer::index::Index;
 use crate::layer::tar_writer::TarWriter;
 use crate::snapshot::{Content, Materializer, RemoteBlob, SnapshotError, origin};
-use crate::store::{CompressedBlob, LayerId};
+use crate::store::{CompressedBlob, LayerId, Store};
 use crate::time::Timestamp;
 
 /// Writes a layer's plain tar to `out`; with `clamp`, no entry newer than that. Gives its index.
@@ -91,13 +92,14 @@ fn rewrite<W: Write>(
 /// A layer in the compression in which it leaves the machine.
 #[derive(Clone, Debug)]
 pub struct OutgoingLayer {
-    /// Its descriptor, with an OCI media type.
+    /// Its descriptor.
     pub descriptor: Descriptor,
     /// Where its blob can be had if the store doesn't hold it.
     pub origin: Option<RemoteBlob>,
 }
 
-/// Names the compressed blob of a layer: one that is known, else one that is made now.
+/// Names the blob of a layer as `packaging` wants it: one that is known, else one that is made
+/// now. A base image's layer keeps the form that it came in, unless all are to be compressed anew.
 ///
 /// # Errors
 /// When the layer can't be read or the store can't take the blob.
@@ -105,53 +107,158 @@ pub fn outgoing(
     materializer: &Materializer,
     layer: LayerId,
     diff_id: DiffId,
+    packaging: &Packaging,
 ) -> Result<OutgoingLayer, SnapshotError> {
     let store = materializer.store();
-    for blob in store.compressed_blobs(&diff_id)? {
-        let descriptor =
-            Descriptor::new(media_type::to_oci(&blob.media_type), blob.digest, blob.size);
-        let origin = match store.has_blob(&blob.digest)? {
-            true => None,
-            false => match origin::find(store, &blob)? {
-                Some(origin) => Some(origin),
-                None => continue,
-            },
-        };
-        return Ok(OutgoingLayer { descriptor, origin });
+    store.hold(&[layer])?;
+    let is_base = store
+        .layer(layer)?
+        .is_some_and(|layer| layer.chain_id.is_some());
+    let any_form = is_base && !packaging.force_compression;
+    if let Some(known) = known(materializer, diff_id, |blob| {
+        any_form || packaging.fits(blob)
+    })? {
+        return Ok(named(known, packaging));
     }
-    let key = CacheKeyBuilder::new("compress layer")
-        .field(diff_id.0.as_bytes())
-        .finish();
-    let _lock = store.lock(&key)?;
-    let writer = GzipWriter::new(store.ingest()?);
-    let writer = compress(materializer, layer, diff_id, writer)?;
-    let (digest, size) = writer.commit(None)?;
-    store.add_compressed_blob(
-        &diff_id,
-        &CompressedBlob {
-            digest,
-            size,
-            media_type: media_type::OCI_LAYER_GZIP.to_owned(),
-        },
-    )?;
-    Ok(OutgoingLayer {
-        descriptor: Descriptor::new(media_type::OCI_LAYER_GZIP, digest, size),
-        origin: None,
-    })
+    let recipe = packaging.recipe(diff_id);
+    let _lock = store.lock(&recipe)?;
+    if let Some(blob) = made_before(store, &recipe, packaging)? {
+        return Ok(named((blob, None), packaging));
+    }
+    let writer = packaging
+        .compression
+        .writer_at(store.ingest()?, packaging.level)
+        .map_err(SnapshotError::io("setting the compressor up"))?;
+    let writer = compress(materializer, layer, diff_id, is_base, writer)?;
+    let expected = match packaging.compression {
+        Compression::None => Some(BlobDigest(diff_id.0)),
+        _ => None,
+    };
+    let (digest, size) = writer.commit(expected)?;
+    let blob = CompressedBlob {
+        digest,
+        size,
+        media_type: packaging.compression.media_type().to_owned(),
+    };
+    let is_usual = packaging.level.is_none() && packaging.compression != Compression::None;
+    if is_usual && !is_base {
+        store.add_compressed_blob(&diff_id, &blob)?;
+    } else {
+        // Nobody else is to come upon it: what a layer leaves as would depend on what was built
+        // before.
+        store.put_memo(&recipe, blob.digest.to_string().as_bytes())?;
+    }
+    Ok(named((blob, None), packaging))
 }
 
-fn compress<W: Write + Send + 'static>(
+/// A blob of the layer that is known already and wanted, with its origin where it isn't here.
+fn known(
+    materializer: &Materializer,
+    diff_id: DiffId,
+    is_wanted: impl Fn(&CompressedBlob) -> bool,
+) -> Result<Option<(CompressedBlob, Option<RemoteBlob>)>, SnapshotError> {
+    let store = materializer.store();
+    for blob in store.compressed_blobs(&diff_id)? {
+        if !is_wanted(&blob) {
+            continue;
+        }
+        if store.has_blob(&blob.digest)? {
+            return Ok(Some((blob, None)));
+        }
+        if let Some(origin) = origin::find(store, &blob)? {
+            return Ok(Some((blob, Some(origin))));
+        }
+    }
+    Ok(None)
+}
+
+fn named(
+    (blob, origin): (CompressedBlob, Option<RemoteBlob>),
+    packaging: &Packaging,
+) -> OutgoingLayer {
+    let media_type = packaging.media_types.name(&blob.media_type);
+    OutgoingLayer {
+        descriptor: Descriptor::new(media_type, blob.digest, blob.size),
+        origin,
+    }
+}
+
+impl Packaging {
+    /// Whether a known blob is what a layer would be compressed to. What somebody else compressed
+    /// at a level of their own serves where no level is asked for.
+    fn fits(&self, blob: &CompressedBlob) -> bool {
+        let form = Compression::from_media_type(&blob.media_type);
+        form == Some(self.compression) && self.level.is_none()
+    }
+
+    /// Names the way from a layer to its blob.
+    fn recipe(&self, diff_id: DiffId) -> CacheKey {
+        let level = self
+            .level
+            .map_or_else(String::new, |level| level.to_string());
+        CacheKeyBuilder::new("compress layer")
+            .field(diff_id.0.as_bytes())
+            .field(self.compression.media_type().as_bytes())
+            .field(level.as_bytes())
+            .finish()
+    }
+}
+
+/// What an earlier build made by this recipe, if it is still here.
+fn made_before(
+    store: &Store,
+    recipe: &CacheKey,
+    packaging: &Packaging,
+) -> Result<Option<CompressedBlob>, SnapshotError> {
+    let known = store.memo(recipe)?;
+    let known = known.and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
+    let Some(digest) = known else {
+        return Ok(None);
+    };
+    Ok(store.blob_size(&digest)?.map(|size| CompressedBlob {
+        digest,
+        size,
+        media_type: packaging.compression.media_type().to_owned(),
+    }))
+}
+
+/// Writes a layer's plain tar through a compressor.
+fn compress<W: Write>(
     materializer: &Materializer,
     layer: LayerId,
     diff_id: DiffId,
-    mut writer: GzipWriter<W>,
+    is_base: bool,
+    mut writer: Compressor<W>,
 ) -> Result<W, SnapshotError> {
     let failed = || SnapshotError::io(format!("compressing layer {diff_id}"));
-    if let Some(plain) = materializer.store().blob(&BlobDigest(diff_id.0))? {
-        let mut plain = BufReader::with_capacity(1 << 20, plain);
-        io::copy(&mut plain, &mut writer).map_err(failed())?;
-    } else {
-        write_layer_tar(materializer, layer, None, &mut writer)?;
+    let store = materializer.store();
+    let plain = match store.blob(&BlobDigest(diff_id.0))? {
+        // Others than rbuild write tars in other ways: only the one that came is the layer.
+        None if is_base => {
+            bring(materializer, diff_id)?;
+            Some(materializer.plain_tar(layer)?)
+        }
+        found => found,
+    };
+    match plain {
+        Some(plain) => {
+            let mut plain = BufReader::with_capacity(1 << 20, plain);
+            io::copy(&mut plain, &mut writer).map_err(failed())?;
+        }
+        None => {
+            write_layer_tar(materializer, layer, None, &mut writer)?;
+        }
     }
     writer.finish().map_err(failed())
+}
+
+/// Sees to it that some blob of a base image's layer is here.
+fn bring(materializer: &Materializer, diff_id: DiffId) -> Result<(), SnapshotError> {
+    if materializer.local_blob(diff_id)?.is_some() {
+        return Ok(());
+    }
+    match known(materializer, diff_id, |_| true)? {
+        Some((_, Some(origin))) => materializer.fetcher().fetch(std::slice::from_ref(&origin)),
+        _ => Ok(()),
+    }
 }

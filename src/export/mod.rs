@@ -9,26 +9,34 @@
 //! A file or folder is written beside its place and renamed: what stands there is whole.
 
 pub mod docker_archive;
+pub mod engine;
+pub mod files;
+pub mod folder;
 pub mod layers;
 pub mod oci;
+pub mod packaging;
 pub mod registry;
+pub mod stored;
 
 mod archive;
 mod destination;
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub use destination::Destination;
+pub use packaging::{MediaTypes, Packaging};
+pub use stored::StoredImage;
 
 use crate::digest::{BlobDigest, Digest, HashingStream};
+use crate::fs::FsError;
 use crate::image::ImageError;
-use crate::image::archive::CREATED_ANNOTATION;
-use crate::image::config::ImageConfig;
-use crate::image::manifest::{Descriptor, Manifest, media_type};
+use crate::image::manifest::Descriptor;
+use crate::layer::LayerError;
 use crate::reference::Reference;
-use crate::store::Store;
+use crate::snapshot::{SnapshotError, TreeError};
+use crate::store::{Store, StoreError};
+use crate::time::Timestamp;
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +90,29 @@ pub enum ExportError {
     /// The image's config can't be read.
     #[error("cannot export the image")]
     Config(#[from] ImageError),
+    /// The image's files can't be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A file of the image can't be read.
+    #[error("cannot export the files of the image")]
+    File(#[source] FsError),
+    /// The image's files can't be written as a tar stream.
+    #[error("cannot write the files of the image as a tar archive")]
+    Tar(#[source] LayerError),
+    /// The image's files can't be written to a folder.
+    #[error("cannot write the files of the image to `{folder}`")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What failed.
+        source: FsError,
+    },
+    /// A layer can't be read or made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl ExportError {
@@ -90,6 +121,42 @@ impl ExportError {
             action,
             path: path.to_owned(),
             source,
+        }
+    }
+}
+
+/// Kinds of archives of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout.
+    Oci,
+    /// What `docker save` writes: an OCI image layout with Docker's own list of images beside.
+    Docker,
+}
+
+impl ArchiveFormat {
+    /// What it is called.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Oci => "an OCI archive",
+            Self::Docker => "a Docker archive",
+        }
+    }
+
+    /// Writes an archive of images, every member with the time `mtime`, or the beginning of 1970.
+    /// Gives the manifests' descriptors.
+    ///
+    /// # Errors
+    /// When a layer can't be read or isn't what its descriptor says, or `out` can't be written.
+    pub fn write<W: Write>(
+        self,
+        images: &[ExportedImage<'_>],
+        mtime: Option<Timestamp>,
+        out: W,
+    ) -> Result<Vec<Descriptor>, ExportError> {
+        match self {
+            Self::Oci => oci::write_archive(images, mtime, out),
+            Self::Docker => docker_archive::write(images, mtime, out),
         }
     }
 }
@@ -143,15 +210,8 @@ pub struct ExportedImage<'a> {
     pub layers: Vec<LayerBlob<'a>>,
     /// The names.
     pub tags: Vec<Reference>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// What was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
-    /// The manifest.
-    pub manifest: Descriptor,
+    /// How it is packed.
+    pub packaging: Packaging,
 }
 
 impl ExportedImage<'_> {
@@ -161,45 +221,14 @@ impl ExportedImage<'_> {
     /// # Errors
     /// When the config can't be read.
     pub fn manifest(&self) -> Result<(Vec<u8>, Descriptor), ImageError> {
-        let config = ImageConfig::from_bytes(&self.config)?;
         let layers = self.layers.iter().map(|layer| layer.descriptor.clone());
-        let manifest = Manifest::new(
-            Descriptor::of(media_type::OCI_CONFIG, &self.config),
-            layers.collect(),
-            self.annotations.clone(),
-        );
-        let bytes = manifest.to_bytes();
-        let mut descriptor = Descriptor::of(media_type::OCI_MANIFEST, &bytes);
-        if !config.architecture.is_empty() {
-            descriptor = descriptor.with_platform(&config.platform());
-        }
-        if let Some(created) = config.created {
-            descriptor = descriptor.with_annotation(CREATED_ANNOTATION, &created.to_string());
-        }
-        Ok((bytes, descriptor))
+        self.packaging.manifest(&self.config, layers.collect())
     }
 
     /// The names, each with a tag and without a digest.
     fn names(&self) -> impl Iterator<Item = Reference> {
         let tags = self.tags.iter().cloned();
         tags.map(|reference| reference.without_digest().with_default_tag())
-    }
-
-    /// All blobs but the layers' by digest.
-    fn small_blobs(&self, manifest: Vec<u8>) -> BTreeMap<BlobDigest, Vec<u8>> {
-        let blobs = [self.config.clone(), manifest];
-        blobs
-            .into_iter()
-            .map(|bytes| (BlobDigest(Digest::of(&bytes)), bytes))
-            .collect()
-    }
-
-    /// The layers by digest, each once.
-    fn layers_by_digest(&self) -> BTreeMap<BlobDigest, &LayerBlob<'_>> {
-        self.layers
-            .iter()
-            .map(|layer| (layer.descriptor.digest, layer))
-            .collect()
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::archive::ArchiveWriter;
 use super::destination::new_file;
-use super::{ExportError, Exported, ExportedImage, LayerBlob, read_layer};
-use crate::digest::BlobDigest;
+use super::{ExportError, ExportedImage, LayerBlob, read_layer};
+use crate::digest::{BlobDigest, Digest};
 use crate::image::archive::{
     IMAGE_NAME_ANNOTATION, INDEX_FILE, ImageName, LAYOUT_FILE, REF_NAME_ANNOTATION, blob_path,
     check_layout, layout_bytes, named_descriptors,
@@ -16,33 +16,41 @@ use crate::image::archive::{
 use crate::image::manifest::{Descriptor, ImageIndex};
 use crate::time::Timestamp;
 
-/// Writes a tar archive of a layout with one image. Every member has the time `mtime`, or the
-/// beginning of 1970.
+/// Writes a tar archive of a layout with these images, blobs that several of them have once.
+/// Every member has the time `mtime`, or the beginning of 1970. Gives the manifests' descriptors.
 ///
 /// # Errors
 /// When a layer can't be read or isn't what its descriptor says, or `out` can't be written.
 pub fn write_archive<W: Write>(
-    image: &ExportedImage<'_>,
+    images: &[ExportedImage<'_>],
     mtime: Option<Timestamp>,
     out: W,
-) -> Result<Exported, ExportError> {
-    write_members(image, mtime, BTreeMap::new(), out)
+) -> Result<Vec<Descriptor>, ExportError> {
+    write_members(images, mtime, BTreeMap::new(), out)
 }
 
 /// Writes the members of a layout together with `others`, all in the order of their names.
 pub(super) fn write_members<W: Write>(
-    image: &ExportedImage<'_>,
+    images: &[ExportedImage<'_>],
     mtime: Option<Timestamp>,
     others: BTreeMap<String, Vec<u8>>,
     out: W,
-) -> Result<Exported, ExportError> {
-    let (manifest_bytes, manifest) = image.manifest()?;
-    let index = ImageIndex::new(entries(image, &manifest));
+) -> Result<Vec<Descriptor>, ExportError> {
+    let mut members = BTreeMap::new();
+    let mut index = Vec::new();
+    let mut manifests = Vec::with_capacity(images.len());
+    for image in images {
+        let (bytes, manifest) = image.manifest()?;
+        members.extend(blobs(image, bytes));
+        index.extend(entries(image, &manifest));
+        manifests.push(manifest);
+    }
+    let index = ImageIndex::new(index);
     let mtime = mtime.map_or(0, |time| time.seconds().max(0).cast_unsigned());
     let mut archive = ArchiveWriter::new(out, mtime);
     archive.directory("blobs/")?;
     archive.directory("blobs/sha256/")?;
-    for (digest, blob) in blobs(image, manifest_bytes) {
+    for (digest, blob) in members {
         let path = blob_path(&digest);
         match blob {
             Blob::Small(bytes) => archive.file(&path, &bytes)?,
@@ -58,7 +66,7 @@ pub(super) fn write_members<W: Write>(
         archive.file(path, bytes)?;
     }
     archive.finish()?;
-    Ok(Exported { manifest })
+    Ok(manifests)
 }
 
 /// Writes an image into a layout folder. The folder is made where it isn't there; where it is a
@@ -67,7 +75,7 @@ pub(super) fn write_members<W: Write>(
 /// # Errors
 /// When a layer can't be read or isn't what its descriptor says, or the folder can't be written
 /// or holds a layout of an unknown version.
-pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Exported, ExportError> {
+pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Descriptor, ExportError> {
     let (manifest_bytes, manifest) = image.manifest()?;
     let blobs_folder = folder.join("blobs/sha256");
     DirBuilder::new()
@@ -102,7 +110,7 @@ pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Exported
     write_beside(&folder.join(INDEX_FILE), |out| {
         out.write_all(&index.to_bytes()).map_err(ExportError::Write)
     })?;
-    Ok(Exported { manifest })
+    Ok(manifest)
 }
 
 /// The image's entries in the index: one for each name.
@@ -138,12 +146,12 @@ enum Blob<'a> {
 
 /// All blobs in the order of their digests.
 fn blobs<'a>(image: &'a ExportedImage<'_>, manifest: Vec<u8>) -> BTreeMap<BlobDigest, Blob<'a>> {
-    let layers = image.layers_by_digest().into_iter();
+    let layers = image.layers.iter();
     let mut blobs: BTreeMap<_, _> = layers
-        .map(|(digest, layer)| (digest, Blob::Layer(layer)))
+        .map(|layer| (layer.descriptor().digest, Blob::Layer(layer)))
         .collect();
-    let small = image.small_blobs(manifest).into_iter();
-    blobs.extend(small.map(|(digest, bytes)| (digest, Blob::Small(bytes))));
+    let small = [image.config.clone(), manifest].into_iter();
+    blobs.extend(small.map(|bytes| (BlobDigest(Digest::of(&bytes)), Blob::Small(bytes))));
     blobs
 }
 

@@ -1,41 +1,31 @@
 //! An image into a registry: the blobs that it doesn't have, then the manifest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::layers::{OutgoingLayer, outgoing};
+use super::ExportError;
+use super::layers::OutgoingLayer;
+use super::stored::StoredImage;
 use crate::digest::BlobDigest;
-use crate::digest::DiffId;
-use crate::image::manifest::{Descriptor, Manifest, media_type};
+use crate::image::manifest::{Descriptor, media_type};
 use crate::reference::Reference;
 use crate::registry::{BlobSource, Client, Progress, RegistryError};
-use crate::snapshot::{Materializer, SnapshotError};
+use crate::snapshot::Materializer;
 use crate::solver::events::Reporter;
-use crate::store::{LayerId, StoreError};
+use crate::store::StoreError;
 
 /// How many blobs are on their way at a time.
 const AT_ONCE: usize = 4;
 
-/// An image that is to leave.
-#[derive(Clone, Debug)]
-pub struct StoredImage {
-    /// The bytes of its config.
-    pub config: Vec<u8>,
-    /// Its layers, lowest first.
-    pub layers: Vec<(LayerId, DiffId)>,
-    /// Annotations of its manifest.
-    pub annotations: BTreeMap<String, String>,
-}
-
 /// Why an image could not be pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// A layer can't be read.
+    /// The image can't be packed.
     #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
+    Export(#[from] ExportError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,39 +41,13 @@ pub enum PushError {
 }
 
 /// What a push has left in the registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
-    /// Digest of the manifest.
-    pub manifest: BlobDigest,
-    /// Its size in bytes.
-    pub size: u64,
+    /// The manifest.
+    pub manifest: Descriptor,
 }
 
-/// The manifest of an image, and its layers ready to leave. Layers that were never compressed
-/// are compressed now.
-///
-/// # Errors
-/// When a layer can't be read.
-pub fn manifest(
-    materializer: &Materializer,
-    image: &StoredImage,
-) -> Result<(Manifest, Vec<OutgoingLayer>), PushError> {
-    let mut layers = Vec::with_capacity(image.layers.len());
-    for (layer, diff_id) in &image.layers {
-        layers.push(outgoing(materializer, *layer, *diff_id)?);
-    }
-    let config = Descriptor::of(media_type::OCI_CONFIG, &image.config);
-    let descriptors = layers
-        .iter()
-        .map(|layer| layer.descriptor.clone())
-        .collect();
-    Ok((
-        Manifest::new(config, descriptors, image.annotations.clone()),
-        layers,
-    ))
-}
-
-/// Pushes an image under one name.
+/// Pushes an image under one name; without a tag in it, by its digest alone.
 ///
 /// # Errors
 /// When a layer can't be read, or the registry refuses something.
@@ -97,15 +61,16 @@ pub async fn push(
     let activity = Arc::new(reporter.begin(&format!("pushing {reference}")));
     let result = async {
         let (prepared, image_again) = (Arc::clone(materializer), image.clone());
-        let prepared = tokio::task::spawn_blocking(move || manifest(&prepared, &image_again)).await;
-        let (manifest, layers) = prepared.map_err(|_| PushError::Canceled)??;
+        let prepared = tokio::task::spawn_blocking(move || image_again.pack(&prepared)).await;
+        let packed = prepared.map_err(|_| PushError::Canceled)??;
         let progress = |descriptor: &Descriptor| -> Progress {
             let (activity, item) = (Arc::clone(&activity), descriptor.digest.to_string());
             let total = Some(descriptor.size);
             Arc::new(move |current| activity.progress(&item, current, total))
         };
         let mut seen = BTreeSet::new();
-        let distinct: Vec<OutgoingLayer> = layers
+        let distinct: Vec<OutgoingLayer> = packed
+            .layers
             .into_iter()
             .filter(|layer| seen.insert(layer.descriptor.digest))
             .collect();
@@ -114,18 +79,18 @@ pub async fn push(
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
+        let config_type = image.packaging.media_types.name(media_type::OCI_CONFIG);
+        let descriptor = Descriptor::of(config_type, &image.config);
         let config = BlobSource::bytes(image.config.clone());
         client
-            .push_blob(reference, &manifest.config, &config, None, None)
+            .push_blob(reference, &descriptor, &config, None, None)
             .await?;
-        let bytes = manifest.to_bytes();
-        let size = bytes.len() as u64;
-        let digest = client
-            .push_manifest(reference, media_type::OCI_MANIFEST, bytes)
+        let media_type = packed.descriptor.media_type.clone();
+        client
+            .push_manifest(reference, &media_type, packed.manifest)
             .await?;
         Ok(Pushed {
-            manifest: digest,
-            size,
+            manifest: packed.descriptor,
         })
     }
     .await;

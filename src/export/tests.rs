@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 
 use super::*;
-use crate::image::archive::{IMAGE_NAME_ANNOTATION, SavedImage};
-use crate::image::manifest::ImageIndex;
+use crate::image::archive::{CREATED_ANNOTATION, IMAGE_NAME_ANNOTATION, SavedImage};
+use crate::image::config::ImageConfig;
+use crate::image::manifest::{ImageIndex, media_type};
 use crate::platform::Platform;
 use crate::time::Timestamp;
 
@@ -20,13 +22,16 @@ fn image(tags: &[&str]) -> ExportedImage<'static> {
         config: config.to_bytes(),
         layers: vec![layer(b"one"), layer(b"two"), layer(b"two")],
         tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
-        annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        packaging: Packaging {
+            annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            ..Packaging::default()
+        },
     }
 }
 
 fn archive_of(image: &ExportedImage<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    oci::write_archive(image, None, &mut bytes).unwrap();
+    oci::write_archive(std::slice::from_ref(image), None, &mut bytes).unwrap();
     bytes
 }
 
@@ -102,7 +107,7 @@ fn an_archive_holds_a_whole_layout_in_order() {
 fn members_have_the_time_that_is_given() {
     let mut bytes = Vec::new();
     let time = Some(Timestamp::from_seconds(1_700_000_000));
-    oci::write_archive(&image(&[]), time, &mut bytes).unwrap();
+    oci::write_archive(&[image(&[])], time, &mut bytes).unwrap();
     assert!(
         members(&bytes)
             .iter()
@@ -114,7 +119,7 @@ fn members_have_the_time_that_is_given() {
 fn docker_finds_its_list() {
     let image = image(&["app", "ghcr.io/me/app:2"]);
     let mut bytes = Vec::new();
-    docker_archive::write(&image, None, &mut bytes).unwrap();
+    docker_archive::write(std::slice::from_ref(&image), None, &mut bytes).unwrap();
     let members = members(&bytes);
     let saved = SavedImage::list_from_bytes(content(&members, "manifest.json")).unwrap();
     assert_eq!(saved.len(), 1);
@@ -140,7 +145,7 @@ fn a_layer_that_is_not_what_it_says_is_not_written() {
         image.layers[0] = LayerBlob::new(Descriptor::of(media_type::OCI_LAYER, says), move || {
             Ok(Box::new(Cursor::new(is)))
         });
-        let error = oci::write_archive(&image, None, io::sink()).unwrap_err();
+        let error = oci::write_archive(std::slice::from_ref(&image), None, io::sink()).unwrap_err();
         let expected = matches!(
             &error,
             ExportError::WrongLayer { .. } | ExportError::Write(_)
@@ -178,11 +183,11 @@ fn it_is_said_which_side_failed() {
         }
     }
     let mut image = image(&[]);
-    let error = oci::write_archive(&image, None, Broken).unwrap_err();
+    let error = oci::write_archive(std::slice::from_ref(&image), None, Broken).unwrap_err();
     assert!(matches!(error, ExportError::Write(_)), "{error:?}");
     let descriptor = Descriptor::of(media_type::OCI_LAYER, b"one");
     image.layers[0] = LayerBlob::new(descriptor, || Ok(Box::new(Broken)));
-    let error = oci::write_archive(&image, None, io::sink()).unwrap_err();
+    let error = oci::write_archive(std::slice::from_ref(&image), None, io::sink()).unwrap_err();
     let ExportError::Layer { source, .. } = error else {
         panic!("{error:?}")
     };
@@ -196,8 +201,8 @@ fn a_folder_takes_several_images_and_names_move() {
     let first = image(&["app:1", "app:2"]);
     let mut second = image(&["app:2"]);
     second.layers.pop();
-    let one = oci::write_folder(&first, &path).unwrap().manifest;
-    let two = oci::write_folder(&second, &path).unwrap().manifest;
+    let one = oci::write_folder(&first, &path).unwrap();
+    let two = oci::write_folder(&second, &path).unwrap();
     for _ in 0..2 {
         // Without a name, and twice: one entry.
         oci::write_folder(&image(&[]), &path).unwrap();
@@ -287,6 +292,30 @@ fn layers_come_from_the_store() {
     let members = members(&archive_of(&image));
     assert!(members.iter().any(|member| member.1 == b"there"));
     image.layers = vec![blob(b"missing")];
-    let error = oci::write_archive(&image, None, io::sink()).unwrap_err();
+    let error = oci::write_archive(std::slice::from_ref(&image), None, io::sink()).unwrap_err();
     assert!(matches!(error, ExportError::Layer { .. }), "{error:?}");
+}
+
+#[test]
+fn several_images_share_an_archive_and_their_blobs() {
+    let (first, mut second) = (image(&["app:1"]), image(&["app:2", "other"]));
+    second.layers.pop();
+    second.packaging.annotations.clear();
+    let images = [first, second];
+    let mut bytes = Vec::new();
+    let manifests = docker_archive::write(&images, None, &mut bytes).unwrap();
+    let members = members(&bytes);
+    let paths: Vec<&str> = members.iter().map(|member| member.0.as_str()).collect();
+    let mut once = paths.clone();
+    once.dedup();
+    assert_eq!(paths, once);
+    // Two folders, two layers, one config, two manifests, three lists.
+    assert_eq!(paths.len(), 10, "{paths:?}");
+    let saved = SavedImage::list_from_bytes(content(&members, "manifest.json")).unwrap();
+    let names: Vec<&[String]> = saved.iter().map(|one| one.repo_tags.as_slice()).collect();
+    assert_eq!(names, [&["app:1"][..], &["app:2", "other:latest"]]);
+    let index = ImageIndex::from_bytes(content(&members, "index.json")).unwrap();
+    let listed: Vec<_> = index.manifests.iter().map(|entry| entry.digest).collect();
+    let [one, two] = [manifests[0].digest, manifests[1].digest];
+    assert_eq!(listed, [one, two, two]);
 }

@@ -66,6 +66,19 @@ pub mod media_type {
         matches!(name, OCI_CONFIG | DOCKER_CONFIG)
     }
 
+    /// Docker's name of a format, where it has one.
+    pub fn to_docker(name: &str) -> &str {
+        match name {
+            OCI_MANIFEST => DOCKER_MANIFEST,
+            OCI_INDEX => DOCKER_INDEX,
+            OCI_CONFIG => DOCKER_CONFIG,
+            OCI_LAYER => DOCKER_LAYER,
+            OCI_LAYER_GZIP => DOCKER_LAYER_GZIP,
+            OCI_LAYER_ZSTD => DOCKER_LAYER_ZSTD,
+            other => other,
+        }
+    }
+
     /// The OCI name of a format, where it has one.
     pub fn to_oci(name: &str) -> &str {
         match name {
@@ -228,6 +241,11 @@ impl Descriptor {
         self.annotations.contains_key(ATTESTATION_ANNOTATION)
             || !self.artifact_type.is_empty()
             || matches!(&self.platform, Some(p) if p.os == "unknown" && p.architecture == "unknown")
+    }
+
+    /// It as JSON, in the order of the specification.
+    pub fn to_json(&self) -> Value {
+        self.to_object().into_value()
     }
 
     fn to_object(&self) -> Object {

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -168,8 +168,42 @@ impl OutsideHelper {
     /// # Errors
     /// When it can't be started; an exit code other than 0 is none.
     pub fn run(&self, program: &OutsideProgram) -> Result<OutsideOutput, OutsideError> {
+        self.run_reading(program, None)
+    }
+
+    /// Runs a program to its end that reads what `write` writes, as fast as it takes it. What
+    /// came of the program, and of writing: a program that ends early breaks the pipe.
+    ///
+    /// # Errors
+    /// When it can't be started; an exit code other than 0 is none.
+    pub fn run_writing<T>(
+        &self,
+        program: &OutsideProgram,
+        write: impl FnOnce(std::io::PipeWriter) -> T,
+    ) -> Result<(OutsideOutput, T), OutsideError> {
+        let failed = |source| OutsideError::Helper {
+            program: program.program.clone(),
+            source,
+        };
+        let (input, pipe) = std::io::pipe().map_err(failed)?;
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| self.run_reading(program, Some(input.into())));
+            let written = write(pipe);
+            let output = running
+                .join()
+                .unwrap_or_else(|_| Err(failed(std::io::Error::other("its thread panicked"))))?;
+            Ok((output, written))
+        })
+    }
+
+    /// Runs a program; `input`, if any, is its standard input in place of the bytes in `program`.
+    fn run_reading(
+        &self,
+        program: &OutsideProgram,
+        input: Option<OwnedFd>,
+    ) -> Result<OutsideOutput, OutsideError> {
         let Some(remote) = &self.0 else {
-            return run_program(program).map_err(|source| OutsideError::NotStarted {
+            return run_program(program, input).map_err(|source| OutsideError::NotStarted {
                 program: program.program.clone(),
                 source,
             });
@@ -180,13 +214,16 @@ impl OutsideHelper {
         };
         // Each request brings the connection that its answer takes.
         let (near, far) = Channel::pair().map_err(failed)?;
+        let mut descriptors = vec![far.as_fd()];
+        descriptors.extend(input.as_ref().map(AsFd::as_fd));
         remote
             .channel
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .send(program, &[far.as_fd()])
+            .send(program, &descriptors)
             .map_err(failed)?;
-        drop(far);
+        // Only the program's copy of its input is left: it ends with the program.
+        drop((far, input));
         match near.receive::<Answer>().map_err(failed)? {
             Some(Received { message, .. }) => message.map_err(|errno| OutsideError::NotStarted {
                 program: program.program.clone(),
@@ -200,12 +237,14 @@ impl OutsideHelper {
 /// The helper's own side: one process per request, so that slow programs don't hold up others.
 pub(super) fn serve(channel: Channel) -> ! {
     while let Ok(Some(received)) = channel.receive::<OutsideProgram>() {
-        if let Some(answer) = received.descriptors.into_iter().next() {
+        let mut descriptors = received.descriptors.into_iter();
+        if let Some(answer) = descriptors.next() {
+            let input = descriptors.next();
             match syscall::fork() {
                 Ok(Fork::Child) => {
                     // So that the main process sees the end of the connection if this one ends.
                     drop(channel);
-                    work(&received.message, &Channel::from(answer));
+                    work(&received.message, input, &Channel::from(answer));
                     syscall::exit(0)
                 }
                 Ok(Fork::Parent(_)) | Err(_) => {}
@@ -218,7 +257,7 @@ pub(super) fn serve(channel: Channel) -> ! {
 }
 
 /// One request's process.
-fn work(program: &OutsideProgram, answer: &Channel) {
+fn work(program: &OutsideProgram, input: Option<OwnedFd>, answer: &Channel) {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // The helper may have ended before that took effect; then the asker is gone too.
     let mut asker = [PollFd::new(answer, PollFlags::empty())];
@@ -230,17 +269,17 @@ fn work(program: &OutsideProgram, answer: &Channel) {
         return;
     }
     let output: Answer =
-        run_program(program).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        run_program(program, input).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
     // If it can't be told, the asker sees the end of the connection.
     let _ = answer.send(&output, &[]);
 }
 
-fn run_program(program: &OutsideProgram) -> std::io::Result<OutsideOutput> {
+fn run_program(program: &OutsideProgram, input: Option<OwnedFd>) -> std::io::Result<OutsideOutput> {
     let mut command = Command::new(&program.program);
     command
         .args(&program.args)
         .envs(&program.env)
-        .stdin(Stdio::piped())
+        .stdin(input.map_or_else(Stdio::piped, Stdio::from))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if let Some(cwd) = &program.cwd {
@@ -249,6 +288,8 @@ fn run_program(program: &OutsideProgram) -> std::io::Result<OutsideOutput> {
     // This thread waits for it, so only the end of the whole process is the end of the parent.
     syscall::end_with_parent(&mut command);
     let mut child = command.spawn()?;
+    // It holds a copy of the program's input, which is to end with the program.
+    drop(command);
     let stdin = child.stdin.take();
     let output = std::thread::scope(|scope| {
         // A program may write before it has read everything.
@@ -289,6 +330,31 @@ mod tests {
             (output.code, &*output.stdout, &*output.stderr),
             (3, &b"input\nonetwo\n"[..], &b"oops\n"[..])
         );
+    }
+
+    #[test]
+    fn a_program_reads_what_is_written_to_it() {
+        let helper = OutsideHelper::direct();
+        let written = vec![b'x'; 3 << 20];
+        let count = OutsideProgram::new("wc").arg("-c");
+        let (output, ()) = helper
+            .run_writing(&count, |mut pipe| pipe.write_all(&written).unwrap())
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            "3145728",
+            "{output:?}"
+        );
+        // One that reads nothing breaks the pipe instead of holding up the writer.
+        let early = OutsideProgram::new("sh").arg("-c").arg("exit 3");
+        let (output, result) = helper
+            .run_writing(&early, |mut pipe| pipe.write_all(&written))
+            .unwrap();
+        assert_eq!(output.code, 3);
+        assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+        let absent = OutsideProgram::new("/nonexistent/program");
+        let error = helper.run_writing(&absent, |mut pipe| pipe.write_all(&written));
+        assert!(matches!(error, Err(OutsideError::NotStarted { .. })));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A base image: rows for its layers, nothing fetched. Its bytes come when a step asks for them.
 
 use super::{StepContext, StepError, StepResult, empty_snapshot};
-use crate::digest::{CacheKeyBuilder, ChainId, DiffId};
+use crate::digest::{BlobDigest, CacheKeyBuilder, ChainId, DiffId};
 use crate::graph::BaseImage;
 use crate::snapshot::{Materializer, RemoteBlob, Snapshot, origin};
 use crate::store::{CompressedBlob, LayerId, NewLayer, StoreError};
@@ -69,11 +69,15 @@ pub fn layers_of(
                 layer
             }
             (None, Some(layer)) => layer.id,
-            (None, None) => store.create_layer(&NewLayer {
-                diff_id: Some(base.diff_id),
-                chain_id: Some(chain_id),
-                ..NewLayer::default()
-            })?,
+            (None, None) => {
+                let plain = BlobDigest(base.diff_id.0);
+                store.create_layer(&NewLayer {
+                    diff_id: Some(base.diff_id),
+                    chain_id: Some(chain_id),
+                    plain_blob: store.has_blob(&plain)?.then_some(plain),
+                    ..NewLayer::default()
+                })?
+            }
         };
         layers.push(layer);
         let Some(blob) = &base.blob else { continue };

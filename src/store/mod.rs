@@ -80,7 +80,7 @@ pub use blob::BlobWriter;
 pub use cache::{CacheRecord, RemoteRecord};
 pub use error::StoreError;
 pub use image::ImageRecord;
-pub use import::{ImportError, ImportedImage, ImportedLayer, Selection};
+pub use import::{ImageFile, ImportError, ImportedImage, ImportedLayer, NamedImage, Selection};
 pub use layer::{CompressedBlob, Layer, LayerId, NewLayer};
 pub use lock::Lock;
 pub use prune::{Left, Prune, PruneImages, Pruned};

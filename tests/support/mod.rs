@@ -7,11 +7,14 @@
 //! * [`Image`] reads what was built from the written archive, sharing no code with rbuild, and
 //!   checks every digest on the way; [`Tree`] is a root file system, from an image or from a
 //!   folder that another tool unpacked.
-//! * [`Registry`] is Debian's `docker-registry` on a free port.
+//! * [`Registry`] is Debian's `docker-registry` on a free port; [`Docker`], [`Podman`] and
+//!   [`Containerd`] are engines with state of their own.
 //!
 //! What a test needs beyond Rust it asks for with [`needs`]: where that is missing, the test says
 //! so on standard error and passes, unless `RBUILD_TEST_REQUIRE_ALL=1` makes a skip a failure.
 
+mod engines;
+mod handmade;
 mod image;
 mod needs;
 mod process;
@@ -22,6 +25,8 @@ mod registry;
 mod tree;
 mod user;
 
+pub(crate) use engines::{Docker, Podman, write_program};
+pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use image::{Image, LayerTar, TarEntry};
 pub(crate) use needs::{Need, needs, skip};
 pub(crate) use process::{Finished, run_with_timeout};

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod history;
 pub mod images;
 pub mod inspect;
+pub mod load;
 pub mod login;
 pub mod logout;
 pub mod prune;
@@ -14,6 +15,7 @@ pub mod pull;
 pub mod push;
 pub mod rmi;
 pub mod run;
+pub mod save;
 pub mod tag;
 pub mod unshare;
 pub mod version;
@@ -133,6 +135,7 @@ impl Context {
                 gid_map: self.processes.gid_map.clone(),
                 ownership: Ownership::Real,
             },
+            outside: self.processes.outside.clone(),
             launcher,
             cancel: self.interrupt.cancel().clone(),
             stdin: Mutex::new(stdin),
@@ -219,6 +222,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
             until_interrupted(login::run(arguments, context), context).await
         }
         Command::Logout(arguments) => logout::run(arguments, context),
+        Command::Save(arguments) => until_interrupted(save::run(arguments, context), context).await,
+        Command::Load(arguments) => until_interrupted(load::run(arguments, context), context).await,
         Command::Tag(arguments) => tag::run(arguments, context),
         Command::Images(arguments) => images::run(arguments, context),
         Command::Inspect(arguments) => inspect::run(arguments, context),

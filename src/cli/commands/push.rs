@@ -58,7 +58,11 @@ fn result_line(reference: &Reference, pushed: &Pushed, quiet: bool) -> String {
         format!("{reference}\n")
     } else {
         let tag = reference.tag().unwrap_or("latest");
-        format!("{tag}: digest: {} size: {}\n", pushed.manifest, pushed.size)
+        let manifest = &pushed.manifest;
+        format!(
+            "{tag}: digest: {} size: {}\n",
+            manifest.digest, manifest.size
+        )
     }
 }
 
@@ -66,13 +70,14 @@ fn result_line(reference: &Reference, pushed: &Pushed, quiet: bool) -> String {
 mod tests {
     use super::*;
     use crate::digest::{BlobDigest, Digest};
+    use crate::image::manifest::{Descriptor, media_type};
 
     #[test]
     fn the_result_is_what_docker_prints() {
         let reference = "localhost:5000/app:v1".parse().unwrap();
+        let digest = BlobDigest(Digest::of(b""));
         let pushed = Pushed {
-            manifest: BlobDigest(Digest::of(b"")),
-            size: 528,
+            manifest: Descriptor::new(media_type::OCI_MANIFEST, digest, 528),
         };
         assert_eq!(
             result_line(&reference, &pushed, false),

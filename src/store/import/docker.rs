@@ -3,24 +3,74 @@
 use std::io;
 
 use super::source::detect;
-use super::{Import, ImportError, ImportedImage, is_same_name};
+use super::{Import, ImportError, ImportedImage, NamedImage, gather, is_same_name};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image::ImageError;
 use crate::image::archive::{DOCKER_MANIFEST_FILE, SavedImage};
+use crate::image::config::ParsedConfig;
 use crate::image::manifest::{Descriptor, MANIFEST_LIMIT, media_type};
 use crate::layer::compression::{self, Encoding};
+use crate::platform::Platform;
 use crate::store::StoreError;
+
+/// What some tools write in place of a name.
+const NO_NAME: &str = "<none>:<none>";
 
 impl Import<'_> {
     pub(super) fn docker(&self) -> Result<ImportedImage, ImportError> {
-        let bytes = self.read(DOCKER_MANIFEST_FILE, MANIFEST_LIMIT)?;
-        let images = SavedImage::list_from_bytes(&bytes).map_err(|e| self.image_error(e))?;
+        let images = self.list()?;
         let image = self.saved(&images)?;
         let config = self.config(&image.config, None)?;
         let (wanted, found) = (self.selection.platform, config.config.platform());
         if !wanted.accepts(&found) {
             return Err(self.unusable(format!("it is for {found}, not for {wanted}")));
         }
+        self.saved_image(image, config)
+    }
+
+    /// All images of the archive; with `platform`, those for it.
+    pub(super) fn whole_archive(
+        &self,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<NamedImage>, ImportError> {
+        let mut images = Vec::new();
+        let mut others = Vec::new();
+        for saved in self.list()? {
+            let config = self.config(&saved.config, None)?;
+            let found = config.config.platform();
+            if platform.is_some_and(|wanted| !wanted.accepts(&found)) {
+                others.push(found.to_string());
+                continue;
+            }
+            let image = self.saved_image(&saved, config)?;
+            let is_name = |name: &String| name != NO_NAME;
+            gather(
+                &mut images,
+                image,
+                saved.repo_tags.into_iter().filter(is_name).collect(),
+            );
+        }
+        match (images.is_empty(), platform) {
+            (false, _) => Ok(images),
+            (true, Some(wanted)) if !others.is_empty() => Err(self.unusable(format!(
+                "it holds no image for {wanted}, only for {}",
+                others.join(", ")
+            ))),
+            _ => Err(self.unusable("it holds no image at all")),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<SavedImage>, ImportError> {
+        let bytes = self.read(DOCKER_MANIFEST_FILE, MANIFEST_LIMIT)?;
+        SavedImage::list_from_bytes(&bytes).map_err(|e| self.image_error(e))
+    }
+
+    /// Brings an image's layers.
+    fn saved_image(
+        &self,
+        image: &SavedImage,
+        config: ParsedConfig,
+    ) -> Result<ImportedImage, ImportError> {
         let diff_ids = &config.config.rootfs.diff_ids;
         let blobs = image.layers.iter().zip(diff_ids);
         let blobs = blobs.map(|(path, diff_id)| self.saved_layer(path, *diff_id));

@@ -1,6 +1,6 @@
 //! Images in OCI layouts.
 
-use super::{Import, ImportError, ImportedImage, is_same_name};
+use super::{Import, ImportError, ImportedImage, NamedImage, gather, is_same_name};
 use crate::image::archive::{
     IMAGE_NAME_ANNOTATION, INDEX_FILE, LAYOUT_FILE, REF_NAME_ANNOTATION, blob_path, check_layout,
 };
@@ -14,24 +14,102 @@ const DEPTH_LIMIT: usize = 4;
 
 impl Import<'_> {
     pub(super) fn layout(&self) -> Result<ImportedImage, ImportError> {
+        let index = self.named(self.index()?)?;
+        match self.find(&index, DEPTH_LIMIT)? {
+            Some(found) => self.bring(found),
+            None => Err(self.not_for_platform(&index)),
+        }
+    }
+
+    /// All images of the layout. Entries of one name are one image for several platforms; every
+    /// entry without a name is an image of its own.
+    pub(super) fn whole_layout(&self, is_strict: bool) -> Result<Vec<NamedImage>, ImportError> {
+        let index = self.index()?;
+        let mut groups: Vec<(Option<String>, ImageIndex)> = Vec::new();
+        for entry in index.manifests.iter().filter(|d| !d.is_attestation()) {
+            let name = full_name(entry);
+            let same = groups
+                .iter_mut()
+                .find(|(other, _)| name.is_some() && *other == name);
+            match same {
+                Some((_, group)) => group.manifests.push(entry.clone()),
+                None => groups.push((name, ImageIndex::new(vec![entry.clone()]))),
+            }
+        }
+        let mut images = Vec::new();
+        for (name, group) in groups {
+            let found = match self.find(&group, DEPTH_LIMIT)? {
+                None if !is_strict => self.only(&group)?,
+                found => found,
+            };
+            if let Some(found) = found {
+                gather(&mut images, self.bring(found)?, name.into_iter().collect());
+            }
+        }
+        if images.is_empty() {
+            return Err(match index.manifests.is_empty() {
+                true => self.unusable("it holds no image at all"),
+                false => self.not_for_platform(&index),
+            });
+        }
+        Ok(images)
+    }
+
+    /// The image of an index that has only one, whatever it is for.
+    fn only(&self, index: &ImageIndex) -> Result<Option<Found>, ImportError> {
+        let mut all = Vec::new();
+        self.every(index, DEPTH_LIMIT, &mut all)?;
+        if all.len() > 1 {
+            let platforms: Vec<String> = all
+                .iter()
+                .map(|found| found.config.config.platform().to_string())
+                .collect();
+            return Err(self.unusable(format!(
+                "it holds no image for {}, but for {}: choose one with `--platform`",
+                self.selection.platform,
+                platforms.join(", ")
+            )));
+        }
+        Ok(all.pop())
+    }
+
+    fn every(
+        &self,
+        index: &ImageIndex,
+        depth: usize,
+        all: &mut Vec<Found>,
+    ) -> Result<(), ImportError> {
+        for descriptor in index.manifests.iter().filter(|d| !d.is_attestation()) {
+            // A layout need not have what its indexes name for other platforms.
+            if !self.has(&blob_path(&descriptor.digest))? {
+                continue;
+            }
+            match self.document(descriptor)? {
+                (_, Document::Index(inner)) if depth > 0 => self.every(&inner, depth - 1, all)?,
+                (_, Document::Index(_)) => {}
+                (descriptor, Document::Manifest(manifest)) => {
+                    all.extend(self.image(descriptor, manifest)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self) -> Result<ImageIndex, ImportError> {
         if self.has(LAYOUT_FILE)? {
             let bytes = self.read(LAYOUT_FILE, MANIFEST_LIMIT)?;
             check_layout(&bytes).map_err(|e| self.image_error(e))?;
         }
         let bytes = self.read(INDEX_FILE, MANIFEST_LIMIT)?;
-        let index = ImageIndex::from_bytes(&bytes).map_err(|e| self.image_error(e))?;
-        let index = self.named(index)?;
-        match self.find(&index, DEPTH_LIMIT)? {
-            Some(found) => self.bring(found),
-            None => {
-                // The index's own message lists what there is.
-                let platform = self.selection.platform;
-                let none = index.select(platform).err();
-                Err(match none {
-                    Some(error) => self.image_error(error),
-                    None => self.unusable(format!("it holds no image for {platform}")),
-                })
-            }
+        ImageIndex::from_bytes(&bytes).map_err(|e| self.image_error(e))
+    }
+
+    fn not_for_platform(&self, index: &ImageIndex) -> ImportError {
+        // The index's own message lists what there is.
+        let platform = self.selection.platform;
+        match index.select(platform).err() {
+            Some(error) => self.image_error(error),
+            None => self.unusable(format!("it holds no image for {platform}")),
         }
     }
 
@@ -66,36 +144,53 @@ impl Import<'_> {
     /// The best manifest for the wanted platform, with its config.
     fn find(&self, index: &ImageIndex, depth: usize) -> Result<Option<Found>, ImportError> {
         for descriptor in index.candidates(self.selection.platform) {
-            let name = blob_path(&descriptor.digest);
-            let bytes = self.read(&name, MANIFEST_LIMIT)?;
-            let media_type = Some(descriptor.media_type.as_str()).filter(|name| !name.is_empty());
-            let parsed = ParsedManifest::verified(media_type, bytes, descriptor.digest)
-                .map_err(|e| self.image_error(e))?;
-            let descriptor = parsed.descriptor();
-            match parsed.document {
-                Document::Index(inner) if depth > 0 => {
+            match self.document(descriptor)? {
+                (_, Document::Index(inner)) if depth > 0 => {
                     if let Some(found) = self.find(&inner, depth - 1)? {
                         return Ok(Some(found));
                     }
                 }
-                Document::Index(_) => {}
-                Document::Manifest(manifest) if manifest.is_image() => {
-                    let blob = &manifest.config;
-                    let config = self.config(&blob_path(&blob.digest), Some(blob.digest))?;
+                (_, Document::Index(_)) => {}
+                (descriptor, Document::Manifest(manifest)) => {
                     // What the index says of the platform, where it says anything, is often less
                     // than the config: the config decides.
-                    if self.selection.platform.accepts(&config.config.platform()) {
-                        return Ok(Some(Found {
-                            descriptor,
-                            manifest,
-                            config,
-                        }));
+                    let platform = self.selection.platform;
+                    if let Some(found) = self.image(descriptor, manifest)?
+                        && platform.accepts(&found.config.config.platform())
+                    {
+                        return Ok(Some(found));
                     }
                 }
-                Document::Manifest(_) => {}
             }
         }
         Ok(None)
+    }
+
+    /// A manifest or index of the layout, with a descriptor of just what it is.
+    fn document(&self, descriptor: &Descriptor) -> Result<(Descriptor, Document), ImportError> {
+        let bytes = self.read(&blob_path(&descriptor.digest), MANIFEST_LIMIT)?;
+        let media_type = Some(descriptor.media_type.as_str()).filter(|name| !name.is_empty());
+        let parsed = ParsedManifest::verified(media_type, bytes, descriptor.digest)
+            .map_err(|e| self.image_error(e))?;
+        Ok((parsed.descriptor(), parsed.document))
+    }
+
+    /// The image that a manifest is of, unless it's something else.
+    fn image(
+        &self,
+        descriptor: Descriptor,
+        manifest: Box<Manifest>,
+    ) -> Result<Option<Found>, ImportError> {
+        if !manifest.is_image() {
+            return Ok(None);
+        }
+        let blob = &manifest.config;
+        let config = self.config(&blob_path(&blob.digest), Some(blob.digest))?;
+        Ok(Some(Found {
+            descriptor,
+            manifest,
+            config,
+        }))
     }
 
     fn bring(&self, found: Found) -> Result<ImportedImage, ImportError> {
@@ -122,6 +217,16 @@ fn shown_name(entry: &Descriptor) -> Option<String> {
     let full = entry.annotations.get(IMAGE_NAME_ANNOTATION);
     full.or_else(|| entry.annotations.get(REF_NAME_ANNOTATION))
         .cloned()
+}
+
+/// The full name of an entry. What OCI calls a reference name is often a tag only.
+fn full_name(entry: &Descriptor) -> Option<String> {
+    let full = entry.annotations.get(IMAGE_NAME_ANNOTATION);
+    let reference = || {
+        let name = entry.annotations.get(REF_NAME_ANNOTATION)?;
+        name.contains(['/', ':']).then_some(name)
+    };
+    full.or_else(reference).cloned()
 }
 
 fn is_named(entry: &Descriptor, wanted: &str) -> bool {

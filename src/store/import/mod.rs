@@ -12,6 +12,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -95,7 +96,64 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+/// An image with the names that its file gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedImage {
+    /// The image.
+    pub image: ImportedImage,
+    /// Its names, as written, each once. A mere tag, which says nothing of a repository, is none.
+    pub names: Vec<String>,
+}
+
+/// Where images come from.
+#[derive(Debug)]
+pub enum ImageFile {
+    /// A layout folder or an archive.
+    Path(PathBuf),
+    /// An archive that is open already: standard input.
+    Stdin(File),
+}
+
 impl Store {
+    /// Brings all images of a layout folder or of an archive, compressed or not, into the store.
+    /// Of an image for several platforms, that for `platform`, or for this machine where none is
+    /// asked for. An image for one platform only is taken whatever that is, unless another is
+    /// asked for.
+    ///
+    /// # Errors
+    /// When the file can't be read, holds no image, none for the platform, or one that is damaged.
+    pub fn import_all(
+        &self,
+        from: ImageFile,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<NamedImage>, ImportError> {
+        let (path, source) = match from {
+            ImageFile::Path(path) => {
+                let source = open(self, &path)?;
+                (path, source)
+            }
+            ImageFile::Stdin(file) => {
+                let path = PathBuf::from("standard input");
+                let source: Box<dyn Source> = Box::new(Archive::read(self, file, &path)?);
+                (path, source)
+            }
+        };
+        let host = Platform::host();
+        let import = Import {
+            store: self,
+            path: &path,
+            source: source.as_ref(),
+            selection: Selection {
+                name: None,
+                platform: platform.unwrap_or(&host),
+            },
+        };
+        match import.kind()? {
+            Kind::Layout => import.whole_layout(platform.is_some()),
+            Kind::Docker => import.whole_archive(platform),
+        }
+    }
+
     /// Brings an image of a layout folder or of an archive, compressed or not, into the store.
     ///
     /// # Errors
@@ -105,30 +163,37 @@ impl Store {
         path: &Path,
         selection: Selection<'_>,
     ) -> Result<ImportedImage, ImportError> {
-        let read = |source| ImportError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let source: Box<dyn Source> = match path.metadata().map_err(read)?.is_dir() {
-            true => Box::new(Folder::open(path).map_err(read)?),
-            false => Box::new(Archive::open(self, path)?),
-        };
+        let source = open(self, path)?;
         let import = Import {
             store: self,
             path,
             source: source.as_ref(),
             selection,
         };
-        if import.has(LAYOUT_FILE)? || import.has(INDEX_FILE)? {
-            import.layout()
-        } else if import.has(DOCKER_MANIFEST_FILE)? {
-            import.docker()
-        } else {
-            Err(ImportError::NoImage {
-                path: path.to_owned(),
-            })
+        match import.kind()? {
+            Kind::Layout => import.layout(),
+            Kind::Docker => import.docker(),
         }
     }
+}
+
+fn open(store: &Store, path: &Path) -> Result<Box<dyn Source>, ImportError> {
+    let read = |source| ImportError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    Ok(match path.metadata().map_err(read)?.is_dir() {
+        true => Box::new(Folder::open(path).map_err(read)?),
+        false => Box::new(Archive::open(store, path)?),
+    })
+}
+
+/// What a file is.
+enum Kind {
+    /// An OCI image layout, whatever else it may be.
+    Layout,
+    /// An archive with Docker's list of images only.
+    Docker,
 }
 
 /// One import on its way.
@@ -140,6 +205,18 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
+    fn kind(&self) -> Result<Kind, ImportError> {
+        if self.has(LAYOUT_FILE)? || self.has(INDEX_FILE)? {
+            Ok(Kind::Layout)
+        } else if self.has(DOCKER_MANIFEST_FILE)? {
+            Ok(Kind::Docker)
+        } else {
+            Err(ImportError::NoImage {
+                path: self.path.to_owned(),
+            })
+        }
+    }
+
     fn read_error(&self, source: io::Error) -> ImportError {
         ImportError::Read {
             path: self.path.to_owned(),
@@ -243,6 +320,25 @@ impl Import<'_> {
             true => format!("it holds no image `{wanted}`, only images without names"),
             false => format!("it holds no image `{wanted}`, only {}", names.join(", ")),
         })
+    }
+}
+
+/// Adds an image to a list; one that is there already gets the names.
+fn gather(images: &mut Vec<NamedImage>, image: ImportedImage, names: Vec<String>) {
+    let known = images
+        .iter()
+        .position(|known| known.image.config.id() == image.config.id());
+    let at = known.unwrap_or_else(|| {
+        images.push(NamedImage {
+            image,
+            names: Vec::new(),
+        });
+        images.len() - 1
+    });
+    for name in names {
+        if !images[at].names.contains(&name) {
+            images[at].names.push(name);
+        }
     }
 }
 

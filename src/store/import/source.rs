@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,8 +67,18 @@ impl Archive {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
-        let is_regular = file.metadata().map_err(failed)?.is_file();
+        Self::read(store, File::open(path).map_err(failed)?, path)
+    }
+
+    /// The same of an open file, which may be a pipe. `path` is how it is called.
+    pub(super) fn read(store: &Store, mut file: File, path: &Path) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        // Somebody may have read the beginning: what is left is the archive.
+        let is_whole = file.stream_position().is_ok_and(|position| position == 0);
+        let is_regular = file.metadata().map_err(failed)?.is_file() && is_whole;
         let mut start = [0; MAGIC_LENGTH];
         let plain = is_regular && {
             let count = file.read_at(&mut start, 0).map_err(failed)?;

@@ -44,6 +44,8 @@ pub(super) fn platform(text: &str) -> Result<Platform, InvalidPlatform> {
     after_help = "Examples:\n  \
         rbuild -t myapp .                          build the folder's Dockerfile\n  \
         rbuild -t registry.example/myapp --push .  build and upload\n  \
+        rbuild -t myapp --load .                   hand the image to Docker or Podman\n  \
+        rbuild --target build -o out .             copy a stage's files into the folder `out`\n  \
         rbuild -o type=oci,dest=myapp.tar .        write an OCI archive\n  \
         tar c . | rbuild -t myapp -                read the context from a tar stream"
 )]
@@ -93,17 +95,23 @@ pub struct BuildArguments {
     #[arg(long)]
     pub(super) pull: bool,
 
-    /// Write the image: type=oci,dest=FILE (`-` for standard output)[,tar=false][,rewrite-timestamp=true]; may be repeated
-    #[arg(short, long = "output", value_name = "type=oci,…")]
+    /// Where the result goes: a folder for the image's files, `-` for a tar of them, or
+    /// type=image|registry|oci|docker|local|tar[,dest=PATH][,KEY=VALUE…]; may be repeated
+    #[arg(short, long = "output", value_name = "DEST")]
     pub(super) outputs: Vec<String>,
 
     /// Upload the image to the registries of its names
     #[arg(long)]
     pub(super) push: bool,
 
-    /// Keep the image in rbuild's own store, beside other outputs (without outputs that's the default)
-    #[arg(long)]
-    pub(super) load: bool,
+    /// Hand the image to the container engine that is there: docker, podman or containerd, to be
+    /// chosen with --load=ENGINE [env: RBUILD_LOAD]; it stays in rbuild's own store, too
+    #[arg(long, value_name = "ENGINE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) load: Option<String>,
+
+    /// Annotate the image's manifest: [TYPE:]KEY=VALUE; may be repeated
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    pub(super) annotations: Vec<String>,
 
     /// Write the image's id to this file
     #[arg(long, value_name = "FILE")]

@@ -102,7 +102,7 @@ const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag,
 
 const NO_LIMITS: &str = "RUN steps have the limits that rbuild itself has; `--cgroup-parent` puts them into a cgroup with others";
 
-static FLAGS: [Flag; 31] = [
+static FLAGS: [Flag; 30] = [
     // What they ask for is so.
     accepted(
         "rm",
@@ -149,10 +149,6 @@ static FLAGS: [Flag; 31] = [
         "only building checks a Dockerfile so far",
     ),
     // What they ask for is absent.
-    refused(
-        "annotation",
-        "rbuild writes no annotations yet; `--label` labels the image",
-    ),
     refused(
         "cache-from",
         "the cache of rbuild's own store is always used: drop the flag",

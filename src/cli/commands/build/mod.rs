@@ -2,16 +2,18 @@
 
 pub mod stdin;
 
+mod annotation;
 mod arguments;
 mod buildkit;
 mod docker_flags;
+mod outputs;
 mod request;
 mod run_settings;
 mod summary;
 mod values;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,11 +22,15 @@ pub use self::docker_flags::docker_flags;
 use self::request::Prepared;
 use self::stdin::StdinContent;
 use super::Context;
-use crate::build::{self, BuildRequest, BuildResult, ContextSource, DockerfileSource};
+use crate::build::{
+    self, BuildRequest, BuildResult, ContextSource, DockerfileSource, OutputTarget,
+};
 use crate::cli::docker_config;
-use crate::cli::error::Failure;
+use crate::cli::error::{ErrorKind, Failure};
 use crate::cli::output;
 use crate::cli::ui::ProgressMode;
+use crate::export::engine::Engine;
+use crate::export::{Destination, ExportError};
 use crate::solver::events::EventSink;
 
 /// Builds an image.
@@ -49,6 +55,7 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
     }
     let input;
     (prepared.request, input) = open_input(prepared.request, context).await?;
+    let stays = choose_engine(&mut prepared, context).await?;
     let progress = context.progress(prepared.progress)?;
     let result = execute(&prepared.request, input, context, progress.sink()).await;
     let report = progress.finish();
@@ -65,13 +72,46 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
     };
     if prepared.progress != ProgressMode::Quiet {
         let outputs = &prepared.request.outputs;
-        let mut text = summary::summary(&result, outputs, report.elapsed(), context.style);
-        if prepared.load {
-            text.push_str("note: `--load` keeps the image in rbuild's own store, not in Docker's or Podman's\n");
-        }
+        let text = summary::summary(&result, outputs, report.elapsed(), context.style);
         context.stderr.write_lines(&text);
+        if stays {
+            context.note(
+                "no Docker, Podman or containerd takes images here: the image is in rbuild's own store only",
+            );
+        }
     }
     deliver(&prepared, &result)
+}
+
+/// Looks for the container engine that is to have the image, before anything is built for it.
+/// Gives whether the image stays in the store because there is none.
+async fn choose_engine(prepared: &mut Prepared, context: &Context) -> Result<bool, Failure> {
+    let Some(wish) = prepared.engine.take() else {
+        return Ok(false);
+    };
+    let outside = context.processes.outside.clone();
+    let looking = tokio::task::spawn_blocking(move || match wish.engine {
+        Some(engine) => engine.check(&outside).map(|()| Some(engine)),
+        None => Engine::find(&outside),
+    });
+    let found = tokio::select! {
+        found = looking => found
+            .map_err(|error| Failure::internal("can't look for a container engine").caused_by(&error))?,
+        interrupted = context.interrupt.wait() => return interrupted.map(|never| match never {}),
+    };
+    let found = found.map_err(|error| Failure::from_error(ErrorKind::User, &error))?;
+    match found {
+        Some(engine) => {
+            let output = wish.output.to(OutputTarget::Engine(engine));
+            prepared.request.outputs.push(output);
+            Ok(false)
+        }
+        None if wish.is_required => Err(Failure::user(
+            "no Docker, Podman or containerd takes images here",
+        )
+        .hint("write the image to a file: `--output type=docker,dest=FILE`")),
+        None => Ok(true),
+    }
 }
 
 /// Files and standard output, for scripts.
@@ -89,8 +129,14 @@ fn deliver(prepared: &Prepared, result: &BuildResult) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes a file that is whole when it has its name.
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(file, text).map_err(|error| {
+    let write = || {
+        let mut out = Destination::open(file)?;
+        out.write_all(text.as_bytes()).map_err(ExportError::Write)?;
+        out.commit()
+    };
+    write().map_err(|error| {
         Failure::internal(format!("can't write `{}`", file.display())).caused_by(&error)
     })
 }

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
+use super::annotation::Annotations;
 use super::arguments::{self, BuildArguments};
+use super::outputs::{self, Around, Kind, OutputValue};
 use super::{buildkit, run_settings, values};
 use crate::build::{
     BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, SecretFrom, SecretSource,
@@ -14,7 +16,10 @@ use crate::build::{
 use crate::cli::commands::parse_reference;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
+use crate::cli::spelling::parse_bool;
 use crate::cli::ui::ProgressMode;
+use crate::export::Packaging;
+use crate::export::engine::Engine;
 use crate::platform::Platform;
 use crate::time::Timestamp;
 
@@ -34,8 +39,19 @@ pub(super) struct Prepared {
     pub(super) iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub(super) metadata_file: Option<PathBuf>,
-    /// `--load` was given: rbuild's store is not what Docker's users may expect.
-    pub(super) load: bool,
+    /// `--load`: the image goes to a container engine, too.
+    pub(super) engine: Option<EngineWish>,
+}
+
+/// An output to a container engine, which has still to be looked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct EngineWish {
+    /// Which one; whichever is there where `None`.
+    pub(super) engine: Option<Engine>,
+    /// Whether the build is of no use without it.
+    pub(super) is_required: bool,
+    /// The output, but for the engine.
+    pub(super) output: OutputValue,
 }
 
 /// Makes a request of options and environment.
@@ -45,11 +61,14 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Failure> {
     arguments.docker.check()?;
     let (context, dockerfile) = sources(&arguments)?;
-    let (outputs, rewrite_timestamp) = outputs(&arguments)?;
+    let platform = platform(&arguments.platform, environment)?;
+    let Outputs {
+        outputs,
+        engine,
+        rewrite_timestamp,
+    } = outputs(&arguments, platform.as_ref(), environment)?;
     let progress = progress(&arguments, environment)?;
-    let writes_to_stdout = outputs
-        .iter()
-        .any(|output| matches!(output, Output::Oci { dest, .. } if dest.as_os_str() == "-"));
+    let writes_to_stdout = outputs.iter().any(|output| output.target.is_stdout());
     let print_id = progress == ProgressMode::Quiet;
     if writes_to_stdout && print_id {
         return Err(Failure::user(
@@ -81,8 +100,9 @@ pub(super) fn prepare(
         pull: arguments.pull,
         network: arguments.network.unwrap_or_default().into(),
         run: run_settings::run_settings(&arguments)?,
-        platform: platform(&arguments.platform, environment)?,
+        platform,
         outputs,
+        describe: arguments.metadata_file.is_some(),
         source_date_epoch,
         rewrite_timestamp,
     };
@@ -92,7 +112,7 @@ pub(super) fn prepare(
         print_id,
         iidfile: arguments.iidfile,
         metadata_file: arguments.metadata_file,
-        load: arguments.load,
+        engine,
     })
 }
 
@@ -172,44 +192,152 @@ fn image_name(text: &str) -> Result<crate::reference::Reference, Failure> {
     Ok(reference)
 }
 
-fn outputs(arguments: &BuildArguments) -> Result<(Vec<Output>, bool), Failure> {
-    let stdout_is_terminal = io::stdout().is_terminal();
-    let mut outputs = Vec::new();
-    let mut rewrites = Vec::new();
-    for text in &arguments.outputs {
-        let value = values::output(text, stdout_is_terminal)?;
-        outputs.push(value.output);
-        rewrites.push(value.rewrite_timestamp);
+/// What `-o`, `--push`, `--load` and `--annotation` amount to.
+struct Outputs {
+    outputs: Vec<Output>,
+    engine: Option<EngineWish>,
+    rewrite_timestamp: bool,
+}
+
+fn outputs(
+    arguments: &BuildArguments,
+    platform: Option<&Platform>,
+    environment: &Environment,
+) -> Result<Outputs, Failure> {
+    let host = Platform::host();
+    let platform = platform.unwrap_or(&host);
+    let annotations = Annotations::of_flags(&arguments.annotations, platform)?;
+    let around = Around {
+        stdout_is_terminal: io::stdout().is_terminal(),
+        platform,
+        annotations: &annotations,
+    };
+    let texts = arguments.outputs.iter().filter(|text| !text.is_empty());
+    let mut values: Vec<OutputValue> = texts
+        .map(|text| outputs::output(text, &around))
+        .collect::<Result<_, _>>()?;
+    let load = load(arguments, environment)?;
+    let mut packaging = Packaging::default();
+    annotations.add_to(&mut packaging);
+    let images = values.iter_mut().filter_map(|value| match &mut value.kind {
+        Kind::Image { push, .. } => Some(push),
+        _ => None,
+    });
+    let images: Vec<&mut bool> = images.collect();
+    let keeps = !images.is_empty();
+    // As in buildx, `--push` pushes the image that an output makes; without one it makes one.
+    if arguments.push {
+        images.into_iter().for_each(|push| *push = true);
     }
-    if outputs
-        .iter()
-        .filter(|output| matches!(output, Output::Oci { dest, .. } if dest.as_os_str() == "-"))
-        .count()
-        > 1
-    {
+    if !keeps && (arguments.push || load.is_some() || values.is_empty()) {
+        values.push(OutputValue::image(packaging, arguments.push));
+    }
+    check_names(&values, &arguments.tags)?;
+    let outputs: Vec<Output> = values.iter().flat_map(OutputValue::outputs).collect();
+    if outputs.iter().filter(|one| one.target.is_stdout()).count() > 1 {
         return Err(
             Failure::user("two `--output` write to standard output").hint("add `dest=FILE` to one")
         );
     }
-    if arguments.push && arguments.tags.is_empty() {
-        return Err(Failure::user("`--push` needs a name that says where to")
-            .hint("add `-t REGISTRY/NAME[:TAG]`"));
+    Ok(Outputs {
+        outputs,
+        engine: engine_wish(&values, load),
+        rewrite_timestamp: rewrite_timestamp(&values)?,
+    })
+}
+
+/// A push needs names, and by digest alone none with a tag.
+fn check_names(values: &[OutputValue], tags: &[String]) -> Result<(), Failure> {
+    for value in values {
+        let Kind::Image {
+            push: true,
+            by_digest,
+        } = value.kind
+        else {
+            continue;
+        };
+        if tags.is_empty() && value.names.is_empty() {
+            return Err(Failure::user("a push needs a name that says where to")
+                .hint("add `-t REGISTRY/NAME[:TAG]`"));
+        }
+        let has_tag = |name: &&String| name.rsplit('/').next().is_some_and(|n| n.contains(':'));
+        if by_digest && let Some(name) = tags.iter().find(has_tag) {
+            return Err(Failure::user(format!(
+                "`push-by-digest=true` pushes without a tag, but `{name}` has one"
+            )));
+        }
     }
-    if outputs.is_empty() || arguments.load || arguments.push {
-        outputs.push(Output::Store);
-        rewrites.extend(rewrites.first().copied());
+    Ok(())
+}
+
+/// Which engine `--load` means, if it was given.
+enum Load {
+    /// Whichever is there.
+    Any,
+    /// This one.
+    Only(Engine),
+    /// None: the image stays in the store.
+    StoreOnly,
+}
+
+fn load(arguments: &BuildArguments, environment: &Environment) -> Result<Option<Load>, Failure> {
+    let Some(value) = &arguments.load else {
+        return Ok(None);
+    };
+    if parse_bool(value) == Some(false) {
+        return Ok(None);
     }
-    if arguments.push {
-        outputs.push(Output::Registry);
+    let from_environment = environment.get("RBUILD_LOAD");
+    let (value, origin) = match (parse_bool(value), &from_environment) {
+        (Some(_), Some(value)) => (value.as_str(), "RBUILD_LOAD"),
+        (Some(_), None) => ("auto", "--load"),
+        (None, _) => (value.as_str(), "--load"),
+    };
+    match value {
+        "auto" => Ok(Some(Load::Any)),
+        "docker" => Ok(Some(Load::Only(Engine::Docker))),
+        "podman" => Ok(Some(Load::Only(Engine::Podman))),
+        "containerd" => Ok(Some(Load::Only(Engine::Containerd))),
+        "store" => Ok(Some(Load::StoreOnly)),
+        _ => Err(
+            Failure::user(format!("invalid value `{value}` for `{origin}`"))
+                .hint("it is one of auto, docker, podman, containerd, store"),
+        ),
     }
-    let rewrite = rewrites.first().copied().unwrap_or(false);
-    if rewrites.iter().any(|other| *other != rewrite) {
+}
+
+/// One output to an engine, however often it is asked for.
+fn engine_wish(values: &[OutputValue], load: Option<Load>) -> Option<EngineWish> {
+    let written = values.iter().find(|value| value.kind == Kind::Engine);
+    let engine = match load {
+        Some(Load::Only(engine)) => Some(engine),
+        _ => None,
+    };
+    let is_asked_for = matches!(load, Some(Load::Any | Load::Only(_)));
+    let image = |value: &&OutputValue| matches!(value.kind, Kind::Image { .. });
+    let output = match written {
+        Some(written) => written.clone(),
+        None if is_asked_for => values.iter().find(image)?.clone(),
+        None => return None,
+    };
+    Some(EngineWish {
+        engine,
+        is_required: written.is_some() || engine.is_some(),
+        output,
+    })
+}
+
+fn rewrite_timestamp(values: &[OutputValue]) -> Result<bool, Failure> {
+    // An output that the user didn't write follows the others.
+    let mut said = values.iter().filter_map(|value| value.rewrite_timestamp);
+    let first = said.next().unwrap_or(false);
+    if said.any(|other| other != first) {
         return Err(
             Failure::user("`rewrite-timestamp` differs between outputs of one build")
                 .hint("say it with every `--output`, or build twice"),
         );
     }
-    Ok((outputs, rewrite))
+    Ok(first)
 }
 
 /// Build arguments with `SOURCE_DATE_EPOCH` among them: the option's, else the environment's.

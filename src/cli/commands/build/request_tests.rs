@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::*;
-use crate::build::NetworkMode;
+use crate::build::{NetworkMode, OutputTarget};
 use crate::cli::arguments::{Command, Stop, parse};
+use crate::export::ArchiveFormat;
 
 /// The request that a command line makes.
 fn prepared(line: &str, environment: &[(&str, &str)]) -> Result<Prepared, Failure> {
@@ -34,6 +35,11 @@ fn names(prepared: &Prepared) -> Vec<String> {
         .collect()
 }
 
+fn targets(prepared: &Prepared) -> Vec<OutputTarget> {
+    let outputs = prepared.request.outputs.iter();
+    outputs.map(|output| output.target.clone()).collect()
+}
+
 #[test]
 fn the_shortest_line() {
     let prepared = prepared("-t myapp .", &[]).unwrap();
@@ -41,7 +47,7 @@ fn the_shortest_line() {
     assert_eq!(request.context, ContextSource::Directory(".".into()));
     assert_eq!(request.dockerfile, DockerfileSource::Default);
     assert_eq!(names(&prepared), ["myapp:latest"]);
-    assert_eq!(request.outputs, [Output::Store]);
+    assert_eq!(request.outputs, [Output::new(OutputTarget::Store)]);
     assert_eq!(request.network, NetworkMode::Host);
     assert_eq!(
         (request.no_cache, request.pull, request.rewrite_timestamp),
@@ -61,60 +67,61 @@ fn the_shortest_line() {
 #[test]
 fn lines_seen_in_the_wild() {
     for (line, tags, outputs) in [
-        ("build .", &[][..], &[Output::Store][..]),
+        ("build .", &[][..], &[OutputTarget::Store][..]),
         (
             "build --rm -t app:dev -f Cargo.toml .",
             &["app:dev"],
-            &[Output::Store],
+            &[OutputTarget::Store],
         ),
         (
             "build --force-rm --no-cache --pull -t ghcr.io/o/app:1.0 -t ghcr.io/o/app:latest .",
             &["ghcr.io/o/app:1.0", "ghcr.io/o/app:latest"],
-            &[Output::Store],
+            &[OutputTarget::Store],
         ),
         (
             "buildx build --push --provenance=false --sbom=false --platform linux/amd64 --tag r.io/a . --load",
             &["r.io/a:latest"],
-            &[Output::Store, Output::Registry],
+            &[
+                OutputTarget::Store,
+                OutputTarget::Registry { by_digest: false },
+            ],
         ),
         (
             "image build --compress --network=host --progress=plain --build-arg A=1 --label v=2 -t=app .",
             &["app:latest"],
-            &[Output::Store],
+            &[OutputTarget::Store],
         ),
         (
             "builder build --builder default -tapp -q .",
             &["app:latest"],
-            &[Output::Store],
+            &[OutputTarget::Store],
         ),
         (
             "buildx build -o type=oci,dest=out.tar .",
             &[],
-            &[Output::Oci {
+            &[OutputTarget::Archive {
+                format: ArchiveFormat::Oci,
                 dest: "out.tar".into(),
-                tar: true,
             }],
         ),
         (
             "--target builder --output=type=oci,dest=out,tar=false --load .",
             &[],
             &[
-                Output::Oci {
-                    dest: "out".into(),
-                    tar: false,
-                },
-                Output::Store,
+                OutputTarget::Layout { dest: "out".into() },
+                OutputTarget::Store,
             ],
         ),
         (
             "-t app src --build-arg=HTTP_PROXY --isolation=default",
             &["app:latest"],
-            &[Output::Store],
+            &[OutputTarget::Store],
         ),
     ] {
         let prepared = prepared(line, &[]).unwrap_or_else(|failure| panic!("{line}: {failure:?}"));
         assert_eq!(names(&prepared), tags, "{line}");
-        assert_eq!(prepared.request.outputs, outputs, "{line}");
+        let targets: Vec<OutputTarget> = targets(&prepared);
+        assert_eq!(targets, outputs, "{line}");
     }
 }
 
@@ -200,7 +207,7 @@ fn contexts_and_dockerfiles() {
 #[test]
 fn what_contradicts_itself_is_refused() {
     for (line, expected) in [
-        ("--push .", "`--push` needs a name that says where to"),
+        ("--push .", "a push needs a name that says where to"),
         (
             "-q --progress=plain .",
             "`--quiet` and `--progress=plain` contradict each other",
@@ -242,6 +249,111 @@ fn what_contradicts_itself_is_refused() {
     ] {
         assert_eq!(message(line), expected, "{line}");
     }
+}
+
+#[test]
+fn outputs_and_switches_come_together() {
+    let store = || OutputTarget::Store;
+    let registry = |by_digest| OutputTarget::Registry { by_digest };
+    let folder = || OutputTarget::Folder { dest: "out".into() };
+    for (line, expected) in [
+        ("-t a .", vec![store()]),
+        ("-o out .", vec![folder()]),
+        ("-o out -o type=image .", vec![folder(), store()]),
+        (
+            "-t r.io/a -o out --push .",
+            vec![folder(), store(), registry(false)],
+        ),
+        (
+            "-t r.io/a -o type=image --push .",
+            vec![store(), registry(false)],
+        ),
+        (
+            "-o type=image,name=r.io/a,push=true .",
+            vec![store(), registry(false)],
+        ),
+        (
+            "-t r.io/a -o type=registry .",
+            vec![store(), registry(false)],
+        ),
+        (
+            "-o type=registry,name=r.io/a,push-by-digest=true .",
+            vec![store(), registry(true)],
+        ),
+        // The engine has still to be found.
+        ("-o type=docker .", vec![]),
+        ("--load .", vec![store()]),
+        ("--load -o out .", vec![folder(), store()]),
+    ] {
+        let prepared = prepared(line, &[]).unwrap_or_else(|failure| panic!("{line}: {failure:?}"));
+        assert_eq!(targets(&prepared), expected, "{line}");
+    }
+    for (line, expected) in [
+        (
+            "-o - -o type=oci .",
+            "two `--output` write to standard output",
+        ),
+        (
+            "-o - -q .",
+            "`--quiet` prints the image's id where `--output` writes the image",
+        ),
+        (
+            "-t r.io/a:1 -o type=registry,push-by-digest=true .",
+            "`push-by-digest=true` pushes without a tag, but `r.io/a:1` has one",
+        ),
+        (
+            "-o type=registry .",
+            "a push needs a name that says where to",
+        ),
+        (
+            "-o type=oci,dest=a,rewrite-timestamp=true -o type=image .",
+            "`rewrite-timestamp` differs between outputs of one build",
+        ),
+        (
+            "--annotation index:a=b .",
+            "the annotation `a` is for an index, which an image for one platform has not",
+        ),
+    ] {
+        assert_eq!(message(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn an_engine_is_wished_for_once() {
+    let wish = |line: &str, environment: &[(&str, &str)]| {
+        let wish = prepared(line, environment).unwrap().engine?;
+        Some((wish.engine, wish.is_required))
+    };
+    let docker = [("RBUILD_LOAD", "docker")];
+    for (line, environment, expected) in [
+        (".", &[][..], None),
+        (".", &docker, None),
+        ("--load .", &[], Some((None, false))),
+        ("--load=true .", &[], Some((None, false))),
+        ("--load=auto .", &[], Some((None, false))),
+        ("--load --load=false .", &[], None),
+        ("--load=podman .", &[], Some((Some(Engine::Podman), true))),
+        ("--load .", &docker, Some((Some(Engine::Docker), true))),
+        (
+            "--load=containerd .",
+            &docker,
+            Some((Some(Engine::Containerd), true)),
+        ),
+        ("--load .", &[("RBUILD_LOAD", "store")], None),
+        ("-o type=docker .", &[], Some((None, true))),
+        ("-o type=docker --load .", &[], Some((None, true))),
+        ("-o type=docker,dest=a .", &[], None),
+        ("-o out --load .", &[], Some((None, false))),
+    ] {
+        assert_eq!(wish(line, environment), expected, "{line}");
+    }
+    assert_eq!(message("--load=lxc ."), "invalid value `lxc` for `--load`");
+    let failure = prepared("--load .", &[("RBUILD_LOAD", "lxc")]).unwrap_err();
+    assert_eq!(failure.message(), "invalid value `lxc` for `RBUILD_LOAD`");
+    let prepared = prepared("-t a --load -o type=docker,name=b --annotation k=v .", &[]).unwrap();
+    let output = prepared.engine.unwrap().output;
+    assert_eq!(output.names[0].familiar(), "b:latest");
+    assert_eq!(output.packaging.annotations["k"], "v");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::build::{BuildResult, Output};
+use crate::build::{BuildResult, Output, OutputTarget};
 use crate::cli::ui::format;
 use crate::cli::ui::style::Style;
 use crate::reference::{DEFAULT_DOMAIN, Reference};
@@ -25,17 +25,29 @@ pub(super) fn summary(
         result.image_id,
         format::seconds(elapsed)
     );
-    let stored = outputs.contains(&Output::Store);
-    let pushed = outputs.contains(&Output::Registry);
+    let stored = has(outputs, |target| *target == OutputTarget::Store);
+    let pushed = has(outputs, |target| {
+        matches!(target, OutputTarget::Registry { .. })
+    });
+    let by_digest = has(outputs, |target| {
+        matches!(target, OutputTarget::Registry { by_digest: true })
+    });
     for tag in &result.tags {
-        let _ = match result.manifest.filter(|_| pushed) {
-            Some(digest) => writeln!(out, "pushed {}@{digest}", tag.familiar()),
-            None => writeln!(out, "named {}", tag.familiar()),
+        let name = tag.familiar();
+        let _ = match result.manifest.as_ref().filter(|_| pushed) {
+            Some(manifest) if by_digest => {
+                writeln!(out, "pushed {}@{}", tag.familiar_name(), manifest.digest)
+            }
+            Some(manifest) => writeln!(out, "pushed {name}@{}", manifest.digest),
+            None => writeln!(out, "named {name}"),
         };
     }
+    if let Some(engine) = result.loaded {
+        let _ = writeln!(out, "loaded into {}", engine.name());
+    }
     for output in outputs {
-        if let Output::Oci { dest, .. } = output
-            && dest.as_os_str() != "-"
+        if let Some(dest) = output.target.dest()
+            && !output.target.is_stdout()
         {
             let _ = writeln!(out, "wrote {}", dest.display());
         }
@@ -44,6 +56,10 @@ pub(super) fn summary(
         let _ = writeln!(out, "{} {}", style.hint("next:"), next(result));
     }
     out
+}
+
+fn has(outputs: &[Output], is_wanted: impl Fn(&OutputTarget) -> bool) -> bool {
+    outputs.iter().any(|output| is_wanted(&output.target))
 }
 
 fn next(result: &BuildResult) -> String {
@@ -71,14 +87,17 @@ fn is_official(reference: &Reference) -> bool {
 /// The content of `--metadata-file`, with BuildKit's keys.
 pub(super) fn metadata(result: &BuildResult) -> String {
     let mut object = serde_json::Map::new();
-    let mut set = |key: &str, value: String| object.insert(key.to_owned(), value.into());
-    set("containerimage.config.digest", result.image_id.to_string());
-    if let Some(digest) = result.manifest {
-        set("containerimage.digest", digest.to_string());
+    let mut set = |key: &str, value: serde_json::Value| object.insert(key.to_owned(), value);
+    let id = result.image_id.to_string();
+    set("containerimage.config.digest", id.into());
+    if let Some(manifest) = &result.manifest {
+        set("containerimage.descriptor", manifest.to_json());
+        let digest = manifest.digest.to_string();
+        set("containerimage.digest", digest.into());
     }
     if !result.tags.is_empty() {
         let names: Vec<String> = result.tags.iter().map(ToString::to_string).collect();
-        set("image.name", names.join(","));
+        set("image.name", names.join(",").into());
     }
     format!("{:#}\n", serde_json::Value::Object(object))
 }
@@ -86,22 +105,31 @@ pub(super) fn metadata(result: &BuildResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::{BlobDigest, Digest, ImageId};
+    use crate::digest::{Digest, ImageId};
+    use crate::export::ArchiveFormat;
+    use crate::image::manifest::{Descriptor, media_type};
 
     fn result(tags: &[&str]) -> BuildResult {
         BuildResult {
             image_id: ImageId(Digest::of(b"config")),
-            manifest: Some(BlobDigest(Digest::of(b"manifest"))),
+            manifest: Some(
+                Descriptor::of(media_type::OCI_MANIFEST, b"manifest").with_annotation("a", "b"),
+            ),
+            loaded: None,
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             cached_steps: 3,
             steps: 9,
         }
     }
 
-    fn shown(tags: &[&str], outputs: &[Output]) -> String {
+    const STORE: OutputTarget = OutputTarget::Store;
+    const REGISTRY: OutputTarget = OutputTarget::Registry { by_digest: false };
+
+    fn shown(tags: &[&str], targets: &[OutputTarget]) -> String {
+        let outputs: Vec<Output> = targets.iter().cloned().map(Output::new).collect();
         summary(
             &result(tags),
-            outputs,
+            &outputs,
             Duration::from_millis(12_340),
             Style::PLAIN,
         )
@@ -112,44 +140,63 @@ mod tests {
         let id = Digest::of(b"config");
         let built = format!("\nbuilt {id} in 12.3s, 3 of 9 steps cached\n");
         assert_eq!(
-            shown(&[], &[Output::Store]),
+            shown(&[], &[STORE]),
             format!(
                 "{built}next: `rbuild tag {} NAME` names it, `rbuild images` lists all\n",
                 &id.hex()[..12]
             )
         );
         assert_eq!(
-            shown(&["myapp:latest"], &[Output::Store]),
+            shown(&["myapp:latest"], &[STORE]),
             format!(
                 "{built}named myapp:latest\nnext: `rbuild tag myapp:latest REGISTRY/myapp:latest` and \
                  `rbuild push REGISTRY/myapp:latest` publish it\n"
             )
         );
         assert_eq!(
-            shown(&["r.io/app:v1"], &[Output::Store]),
+            shown(&["r.io/app:v1"], &[STORE]),
             format!("{built}named r.io/app:v1\nnext: `rbuild push r.io/app:v1` publishes it\n")
         );
         assert_eq!(
-            shown(&["r.io/app:v1"], &[Output::Store, Output::Registry]),
+            shown(&["r.io/app:v1"], &[STORE, REGISTRY]),
             format!("{built}pushed r.io/app:v1@{}\n", Digest::of(b"manifest"))
         );
-        let oci = Output::Oci {
-            dest: "a.tar".into(),
-            tar: true,
+        assert_eq!(
+            shown(
+                &["r.io/app:latest"],
+                &[STORE, OutputTarget::Registry { by_digest: true }]
+            ),
+            format!("{built}pushed r.io/app@{}\n", Digest::of(b"manifest"))
+        );
+        let archive = |dest: &str| OutputTarget::Archive {
+            format: ArchiveFormat::Oci,
+            dest: dest.into(),
         };
-        assert_eq!(shown(&[], &[oci]), format!("{built}wrote a.tar\n"));
+        let folder = OutputTarget::Folder { dest: "out".into() };
+        assert_eq!(
+            shown(&[], &[archive("a.tar"), archive("-"), folder]),
+            format!("{built}wrote a.tar\nwrote out\n")
+        );
     }
 
     #[test]
     fn metadata_has_buildkits_keys() {
+        let text = metadata(&result(&["app:v1", "r.io/app:v1"]));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
-            metadata(&result(&["app:v1", "r.io/app:v1"])),
-            format!(
-                "{{\n  \"containerimage.config.digest\": \"{}\",\n  \"containerimage.digest\": \"{}\",\n  \
-                 \"image.name\": \"docker.io/library/app:v1,r.io/app:v1\"\n}}\n",
-                Digest::of(b"config"),
-                Digest::of(b"manifest")
-            )
+            value,
+            serde_json::json!({
+                "containerimage.config.digest": Digest::of(b"config").to_string(),
+                "containerimage.descriptor": {
+                    "mediaType": media_type::OCI_MANIFEST,
+                    "digest": Digest::of(b"manifest").to_string(),
+                    "size": 8,
+                    "annotations": {"a": "b"},
+                },
+                "containerimage.digest": Digest::of(b"manifest").to_string(),
+                "image.name": "docker.io/library/app:v1,r.io/app:v1",
+            })
         );
+        assert!(text.ends_with("}\n"));
     }
 }

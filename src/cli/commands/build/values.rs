@@ -1,100 +1,12 @@
 //! Values of build options that have a syntax of their own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use crate::build::{NamedContext, Output, SecretFrom, SecretSource};
+use crate::build::{NamedContext, SecretFrom, SecretSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
 use crate::cli::spelling::parse_bool;
-
-/// `--output`: where to, and whether file times are clamped.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct OutputValue {
-    pub(super) output: Output,
-    pub(super) rewrite_timestamp: bool,
-}
-
-/// Reads one `--output`.
-pub(super) fn output(text: &str, stdout_is_terminal: bool) -> Result<OutputValue, Failure> {
-    let fields = pairs("--output", text)?;
-    let kind = fields
-        .iter()
-        .find(|(key, _)| key == "type")
-        .map(|(_, value)| value.as_str());
-    match kind {
-        Some("oci") => {}
-        Some(other) => return Err(other_type(other)),
-        None => {
-            return Err(Failure::user(format!(
-                "`--output {text}` is not supported yet: it has no type"
-            ))
-            .hint("write an OCI archive with `--output type=oci,dest=FILE`"));
-        }
-    }
-    let mut dest: Option<String> = None;
-    let mut tar = true;
-    let mut rewrite_timestamp = false;
-    for (key, value) in fields {
-        match key.as_str() {
-            "type" => {}
-            "dest" => dest = Some(value),
-            "tar" => tar = truth("--output", &key, &value)?,
-            "rewrite-timestamp" => rewrite_timestamp = truth("--output", &key, &value)?,
-            // The image is written so anyway.
-            "oci-mediatypes" if parse_bool(&value) == Some(true) => {}
-            "compression" if value == "gzip" => {}
-            "force-compression" if parse_bool(&value) == Some(false) => {}
-            _ => {
-                return Err(Failure::user(format!(
-                    "`{key}={value}` is not supported by `--output type=oci` yet"
-                ))
-                .hint("it takes dest, tar and rewrite-timestamp"));
-            }
-        }
-    }
-    let dest = destination(dest, tar, stdout_is_terminal)?;
-    Ok(OutputValue {
-        output: Output::Oci { dest, tar },
-        rewrite_timestamp,
-    })
-}
-
-fn destination(
-    dest: Option<String>,
-    tar: bool,
-    stdout_is_terminal: bool,
-) -> Result<PathBuf, Failure> {
-    let dest = dest.filter(|dest| !dest.is_empty());
-    if !tar {
-        return match dest {
-            Some(dest) if dest != "-" => Ok(dest.into()),
-            _ => Err(
-                Failure::user("`--output type=oci,tar=false` needs a folder")
-                    .hint("add `dest=FOLDER`"),
-            ),
-        };
-    }
-    let dest = dest.unwrap_or_else(|| "-".to_owned());
-    if dest == "-" && stdout_is_terminal {
-        return Err(Failure::user("an OCI archive is not written to a terminal")
-            .hint("add `dest=FILE`, or redirect standard output"));
-    }
-    Ok(dest.into())
-}
-
-fn other_type(kind: &str) -> Failure {
-    let failure = Failure::user(format!("`--output type={kind}` is not supported yet"));
-    failure.hint(match kind {
-        "registry" => "upload the image with `--push`",
-        "image" => "without `--output` the image goes to rbuild's store; `--push` uploads it",
-        "docker" => {
-            "Docker and Podman take OCI archives: `--output type=oci,dest=FILE`, then `docker load -i FILE`"
-        }
-        _ => "there is `--output type=oci,dest=FILE`; `--push` uploads to a registry",
-    })
-}
 
 /// Reads one `--build-context`.
 pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failure> {
@@ -241,26 +153,29 @@ pub(super) fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Failu
 
 /// `key=value` fields; keys in lower case. Secrets' values are never repeated in errors.
 fn pairs(flag: &str, text: &str) -> Result<Vec<(String, String)>, Failure> {
-    let fields = csv::fields(text)
-        .map_err(|error| Failure::user(format!("`{flag}` is no list of key=value: {error}")))?;
-    fields
+    fields(flag, text)?
         .into_iter()
         .map(|field| match field.split_once('=') {
             Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
-            None if flag == "--output" => Err(Failure::user(format!(
-                "`{flag} {field}` is not supported yet: files are only written as an OCI archive or folder"
-            ))
-            .hint("use `--output type=oci,dest=FILE`")),
             // A secret itself, perhaps.
             None if flag == "--secret" => {
                 Err(Failure::user("`--secret` is no list of key=value").hint(SECRET_USAGE))
             }
-            None => Err(Failure::user(format!("`{flag}`: `{field}` is not key=value"))),
+            None => Err(Failure::user(format!(
+                "`{flag}`: `{field}` is not key=value"
+            ))),
         })
         .collect()
 }
 
-fn truth(flag: &str, key: &str, value: &str) -> Result<bool, Failure> {
+/// The fields of a list.
+pub(super) fn fields(flag: &str, text: &str) -> Result<Vec<String>, Failure> {
+    csv::fields(text)
+        .map_err(|error| Failure::user(format!("`{flag}` is no list of key=value: {error}")))
+}
+
+/// The truth value of a field.
+pub(super) fn truth(flag: &str, key: &str, value: &str) -> Result<bool, Failure> {
     parse_bool(value)
         .ok_or_else(|| Failure::user(format!("`{flag}`: `{key}` is true or false, not `{value}`")))
 }
@@ -268,86 +183,6 @@ fn truth(flag: &str, key: &str, value: &str) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn oci(dest: &str, tar: bool, rewrite_timestamp: bool) -> OutputValue {
-        OutputValue {
-            output: Output::Oci {
-                dest: dest.into(),
-                tar,
-            },
-            rewrite_timestamp,
-        }
-    }
-
-    #[test]
-    fn outputs() {
-        for (text, expected) in [
-            ("type=oci,dest=a.tar", oci("a.tar", true, false)),
-            ("dest=a.tar,type=oci", oci("a.tar", true, false)),
-            ("type=oci", oci("-", true, false)),
-            ("type=oci,dest=-", oci("-", true, false)),
-            ("type=oci,dest=dir,tar=false", oci("dir", false, false)),
-            ("type=oci,\"dest=a,b.tar\"", oci("a,b.tar", true, false)),
-            (
-                "type=oci,dest=a.tar,rewrite-timestamp=true",
-                oci("a.tar", true, true),
-            ),
-            (
-                "type=oci,dest=a.tar,oci-mediatypes=true,compression=gzip",
-                oci("a.tar", true, false),
-            ),
-        ] {
-            assert_eq!(output(text, false), Ok(expected), "{text}");
-        }
-        for (text, message) in [
-            (
-                "type=docker,dest=a.tar",
-                "`--output type=docker` is not supported yet",
-            ),
-            (
-                "type=local,dest=out",
-                "`--output type=local` is not supported yet",
-            ),
-            (
-                "dest=a.tar",
-                "`--output dest=a.tar` is not supported yet: it has no type",
-            ),
-            (
-                "out",
-                "`--output out` is not supported yet: files are only written as an OCI archive or folder",
-            ),
-            (
-                "type=oci,dest=a,name=x",
-                "`name=x` is not supported by `--output type=oci` yet",
-            ),
-            (
-                "type=oci,dest=a,compression=zstd",
-                "`compression=zstd` is not supported by `--output type=oci` yet",
-            ),
-            (
-                "type=oci,tar=false",
-                "`--output type=oci,tar=false` needs a folder",
-            ),
-            (
-                "type=oci,tar=maybe",
-                "`--output`: `tar` is true or false, not `maybe`",
-            ),
-            (
-                "type=oci,\"dest=a",
-                "`--output` is no list of key=value: a quote is not closed",
-            ),
-        ] {
-            assert_eq!(
-                output(text, false).unwrap_err().message(),
-                message,
-                "{text}"
-            );
-        }
-        assert_eq!(
-            output("type=oci", true).unwrap_err().message(),
-            "an OCI archive is not written to a terminal"
-        );
-    }
 
     #[test]
     fn secrets() {
