@@ -182,6 +182,29 @@ fn an_image_without_a_name_has_its_id() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_the_command_silently() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = pair().file("b", "b".repeat(3_000_000));
+    rbuild.build(&project).tag("app:1").ok();
+    for args in [
+        vec!["save", "app:1"],
+        vec!["build", "-o", "-", project.path().to_str().unwrap()],
+    ] {
+        let mut command = rbuild.command();
+        command
+            .args(&args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(141), "{args:?}: {said}");
+        assert!(!said.contains("error:"), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn what_can_not_be_saved_or_loaded_is_said() {
     let rbuild = with_pair(&User::Caller);
     rbuild
@@ -519,6 +542,11 @@ fn load_hands_the_image_to_podman_and_containerd() {
         .says(&["loaded into containerd"]);
     let listed = containerd.ctr(&["images", "ls", "-q"]).ok().text();
     assert_eq!(listed, "docker.io/library/app:1");
+    rbuild
+        .build(&pair())
+        .args(["--load=containerd"])
+        .fails()
+        .says(&["add `-t NAME`"]);
 }
 
 #[test]

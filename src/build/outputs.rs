@@ -309,6 +309,7 @@ fn load(
     engine: Engine,
     outside: &OutsideHelper,
 ) -> Result<Descriptor, EngineError> {
+    engine.check_names(&names)?;
     let manifest = image.pack(materializer)?.descriptor;
     let ids = [
         Digest::of(&image.config).to_string(),

@@ -25,6 +25,7 @@ use super::ui::style::Style;
 use super::ui::terminal::neutralise_text;
 use crate::build::{BuildError, Located, ResolveError};
 use crate::export::ExportError;
+use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
@@ -258,6 +259,15 @@ impl Failure {
             }
             BuildError::Push { .. } | BuildError::Pull { .. } => {
                 Self::from_error(ErrorKind::Registry, &error)
+            }
+            // Only a pipe breaks: whoever read the archive has gone.
+            BuildError::Export(ExportError::Write(error))
+                if error.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Self::new(ErrorKind::Signal(SIGPIPE), "standard output is closed")
+            }
+            BuildError::Engine(EngineError::Nameless(_)) => {
+                Self::from_error(ErrorKind::User, &error)
             }
             BuildError::Snapshot(SnapshotError::Registry(error))
             | BuildError::Export(ExportError::Snapshot(SnapshotError::Registry(error))) => {

@@ -46,6 +46,9 @@ pub enum EngineError {
         /// What its program said.
         said: String,
     },
+    /// The engine has no place for an image without a name.
+    #[error("{} keeps only images that have a name: add `-t NAME`", .0.name())]
+    Nameless(Engine),
     /// The image could not be read.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -70,7 +73,8 @@ impl Engine {
             // The client's own version would say nothing of a daemon.
             Self::Docker => program(["docker", "version", "--format", "{{.Server.Version}}"]),
             Self::Podman => program(["podman", "--version"]),
-            Self::Containerd => program(["ctr", "version"]),
+            // It waits for a socket that isn't there.
+            Self::Containerd => program(["ctr", "--connect-timeout", "2s", "version"]),
         }
     }
 
@@ -119,6 +123,17 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// Makes sure that the engine can keep an image under these names.
+    ///
+    /// # Errors
+    /// When it needs one and there is none.
+    pub fn check_names(self, names: &[Reference]) -> Result<(), EngineError> {
+        match self {
+            Self::Containerd if names.is_empty() => Err(EngineError::Nameless(self)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the engine has this image under all of these names already, as far as it can be
