@@ -1,11 +1,10 @@
 //! RUN: what a step sees, what it can do and how it ends.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Need, Project, Rbuild, User, assert_lines, each_user, needs, run_with_timeout,
+    Need, Project, Rbuild, User, assert_lines, each_user, is_running, needs, run_with_timeout,
 };
 
 /// Builds as each user and gives what the steps printed.
@@ -486,114 +485,6 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_them() {
     let tree = image.tree();
     assert_eq!(tree.get("home/app").uid, 1000);
     assert_eq!(tree.get("tmp").mode, 0o1777);
-}
-
-/// Whether a process with this in its command line runs anywhere on the machine.
-fn is_running(mark: &str) -> bool {
-    std::fs::read_dir("/proc").unwrap().any(|entry| {
-        let path = entry.unwrap().path().join("cmdline");
-        std::fs::read(path).is_ok_and(|line| {
-            line.split(|byte| *byte == 0)
-                .any(|part| part == mark.as_bytes())
-        })
-    })
-}
-
-/// However a build is ended, nothing of it goes on.
-#[test]
-fn ctrl_c_and_kill_end_every_process() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    for (number, signal) in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL]
-        .into_iter()
-        .filter(|signal| !is_ignored(*signal))
-        .enumerate()
-    {
-        let mark = format!("5{:06}{number}", std::process::id());
-        let project = Project::with(&format!(
-            "
-            FROM busybox AS one
-            RUN trap '' INT TERM HUP; (setsid sleep {mark} &) ; sleep {mark}
-            FROM busybox AS two
-            RUN trap '' INT TERM HUP; sleep {mark}; echo 2 > /x
-            FROM scratch
-            COPY --from=one / /
-            COPY --from=two / /
-            "
-        ));
-        each_user(|user| {
-            let rbuild = Rbuild::new(user);
-            let mut command = rbuild.build(&project).command();
-            let child = command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut child = Ending(child);
-            wait_until("the steps run", || is_running(&mark));
-            std::thread::sleep(Duration::from_millis(300));
-            let process = rustix::process::Pid::from_child(&child.0);
-            let named = rustix::process::Signal::from_named_raw(signal).unwrap();
-            rustix::process::kill_process(process, named).unwrap();
-            let begun = Instant::now();
-            wait_until("rbuild ends", || child.0.try_wait().unwrap().is_some());
-            wait_until("its steps end", || !is_running(&mark));
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
-                "signal {signal} as {user:?}: it took {:?}",
-                begun.elapsed()
-            );
-            let status = child.0.try_wait().unwrap().unwrap();
-            assert!(!status.success(), "{status}");
-            if signal == libc::SIGINT {
-                assert!(
-                    status.code() == Some(130) || status.signal() == Some(libc::SIGINT),
-                    "{status}"
-                );
-            }
-            // The store is as good as before.
-            let next = Project::with("FROM busybox\nRUN echo fine\n");
-            assert_eq!(rbuild.build(&next).ok().output(), ["fine"]);
-            assert!(no_mounts_below(&rbuild), "mounts are left");
-        });
-    }
-}
-
-/// Whether this process ignores a signal, as a shell's background job does an interrupt; what it
-/// starts then ignores it too.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
-    mask & (1 << (signal - 1)) != 0
-}
-
-/// A child that doesn't outlive a test that fails.
-struct Ending(std::process::Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "waited too long until {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn no_mounts_below(rbuild: &Rbuild) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    !mounts.contains(&rbuild.store().display().to_string())
 }
 
 #[test]

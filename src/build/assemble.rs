@@ -13,7 +13,7 @@ use crate::graph::{Operation, VertexIndex};
 use crate::image::config::{History, ImageConfig};
 use crate::snapshot::{Materializer, SnapshotError};
 use crate::solver::Solved;
-use crate::store::{CacheRecord, LayerId, NewLayer};
+use crate::store::{CacheRecord, LayerId, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
 /// An image that is whole: its config's bytes and its layers.
@@ -72,7 +72,8 @@ pub(super) fn assemble(
     })
 }
 
-/// The diff ID of a layer and the size of its plain tar, computed where nobody has yet.
+/// The diff ID of a layer and the size of its plain tar, computed where nobody has yet. A base
+/// layer that was never unpacked counts as much as it takes on its way.
 pub(crate) fn measure(
     materializer: &Materializer,
     layer: LayerId,
@@ -82,13 +83,32 @@ pub(crate) fn measure(
         layer: layer.to_string(),
     })?;
     if let Some(diff_id) = known.diff_id {
-        return Ok((diff_id, known.size.unwrap_or(0)));
+        let size = match known.size {
+            Some(size) => size,
+            None => {
+                let blobs = store.compressed_blobs(&diff_id)?;
+                blobs.first().map_or(0, |blob| blob.size)
+            }
+        };
+        return Ok((diff_id, size));
     }
     let mut tar = HashingStream::new(io::sink());
     write_layer_tar(materializer, layer, None, &mut tar)?;
     let (_, digest, size) = tar.finish();
     store.set_diff_id(layer, DiffId(digest), size)?;
     Ok((DiffId(digest), size))
+}
+
+/// The bytes of an image's layers compressed, where each is known in some compression.
+pub(super) fn compressed_size(store: &Store, image: &Assembled) -> Result<Option<u64>, StoreError> {
+    let mut size = 0;
+    for diff_id in &image.config.rootfs.diff_ids {
+        match store.compressed_blobs(diff_id)?.first() {
+            Some(blob) => size += blob.size,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(size))
 }
 
 /// A copy of a layer in which no file is newer than `time`.

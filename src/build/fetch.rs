@@ -1,6 +1,7 @@
 //! Brings base images' blobs from registries into the store, several at once.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
@@ -10,7 +11,7 @@ use crate::image::manifest::Descriptor;
 use crate::registry::{Client, Progress, WriteSink};
 use crate::snapshot::{FetchBlobs, RemoteBlob, SnapshotError};
 use crate::solver::cancel::Cancel;
-use crate::solver::events::{Activity, Reporter};
+use crate::solver::events::{Activity, Outcome, Reporter};
 use crate::store::Store;
 
 /// How many blobs of one image are on their way at a time.
@@ -23,17 +24,78 @@ pub(super) struct Fetcher {
     pub(super) reporter: Arc<Reporter>,
     pub(super) runtime: Handle,
     pub(super) cancel: Cancel,
+    pub(super) pulls: Pulls,
+}
+
+/// The pulls that go on, by their name: steps that want the same image at once show one.
+#[derive(Default)]
+pub(super) struct Pulls(Mutex<BTreeMap<String, Weak<Pull>>>);
+
+/// A pull as it is shown, until the last step that waits for it has what it wants.
+struct Pull {
+    activity: Option<Activity>,
+    outcome: Mutex<Outcome>,
+}
+
+impl Pulls {
+    fn join(&self, name: &str, reporter: &Arc<Reporter>) -> Arc<Pull> {
+        let mut pulls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pull) = pulls.get(name).and_then(Weak::upgrade) {
+            return pull;
+        }
+        let pull = Arc::new(Pull {
+            activity: Some(reporter.begin(name)),
+            outcome: Mutex::new(Outcome::Canceled),
+        });
+        pulls.insert(name.to_owned(), Arc::downgrade(&pull));
+        pull
+    }
+}
+
+impl Pull {
+    fn progress(&self, item: &str, current: u64, total: Option<u64>) {
+        if let Some(activity) = &self.activity {
+            activity.progress(item, current, total);
+        }
+    }
+
+    /// Says how it ended for one of those who wait; a failure stands.
+    fn note(&self, result: &Result<(), SnapshotError>) {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            _ if matches!(*outcome, Outcome::Failed(_)) => {}
+            Ok(()) => *outcome = Outcome::Done,
+            Err(SnapshotError::Canceled) => {}
+            Err(error) => *outcome = Outcome::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        let outcome = self.outcome.get_mut();
+        let outcome = outcome.unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(activity) = self.activity.take() {
+            activity.end_as(outcome);
+        }
+    }
 }
 
 impl FetchBlobs for Fetcher {
     fn fetch(&self, blobs: &[RemoteBlob]) -> Result<(), SnapshotError> {
-        let Some(first) = blobs.first() else {
+        let mut missing = Vec::with_capacity(blobs.len());
+        for blob in blobs {
+            if !self.store.has_blob(&blob.digest)? {
+                missing.push(blob);
+            }
+        }
+        let Some(first) = missing.first() else {
             return Ok(());
         };
         let name = format!("[internal] pull {}", first.repository);
-        let activity = Arc::new(self.reporter.begin(&name));
-        let all = stream::iter(blobs)
-            .map(|blob| self.fetch_one(blob, Arc::clone(&activity)))
+        let pull = self.pulls.join(&name, &self.reporter);
+        let all = stream::iter(missing)
+            .map(|blob| self.fetch_one(blob, &pull))
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>();
         // Steps run on threads of their own, where waiting for the network is allowed.
@@ -43,19 +105,13 @@ impl FetchBlobs for Fetcher {
                 () = self.cancel.canceled() => Err(SnapshotError::Canceled),
             }
         });
-        match Arc::into_inner(activity) {
-            Some(activity) => activity.end(result),
-            None => result,
-        }
+        pull.note(&result);
+        result
     }
 }
 
 impl Fetcher {
-    async fn fetch_one(
-        &self,
-        blob: &RemoteBlob,
-        activity: Arc<Activity>,
-    ) -> Result<(), SnapshotError> {
+    async fn fetch_one(&self, blob: &RemoteBlob, pull: &Arc<Pull>) -> Result<(), SnapshotError> {
         let key = CacheKeyBuilder::new("blob")
             .field(blob.digest.0.as_bytes())
             .finish();
@@ -68,7 +124,8 @@ impl Fetcher {
         let descriptor = Descriptor::new(&blob.media_type, blob.digest, blob.size);
         let item = blob.digest.to_string();
         let total = Some(blob.size);
-        let progress: Progress = Arc::new(move |current| activity.progress(&item, current, total));
+        let shown = Arc::clone(pull);
+        let progress: Progress = Arc::new(move |current| shown.progress(&item, current, total));
         let mut sink = WriteSink(self.store.ingest()?);
         self.client
             .blob(&blob.repository, &descriptor, &mut sink, Some(&progress))

@@ -223,6 +223,11 @@ pub struct BuildResult {
     pub loaded: Option<Engine>,
     /// Names it has now.
     pub tags: Vec<Reference>,
+    /// Bytes of its layers, uncompressed; those of the base that nobody has unpacked as they
+    /// travel.
+    pub size: u64,
+    /// Bytes of its layers as they travel, where all of them have been compressed already.
+    pub compressed_size: Option<u64>,
     /// How many steps the cache answered.
     pub cached_steps: usize,
     /// How many steps there were.

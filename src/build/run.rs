@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
-use super::assemble::{Assembled, assemble};
+use super::assemble::{Assembled, assemble, compressed_size};
 use super::error::{BuildError, Located};
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, Pulls};
 use super::resolve::Resolver;
 use super::{BuildRequest, BuildResult, dockerfile, inputs, outputs};
 use crate::dockerfile as language;
@@ -61,6 +61,7 @@ pub(super) fn materializer(
         reporter: Arc::clone(reporter),
         runtime: Handle::current(),
         cancel: environment.cancel.clone(),
+        pulls: Pulls::default(),
     };
     Arc::new(Materializer::new(
         environment.store.clone(),
@@ -112,6 +113,7 @@ pub async fn build(
         secrets: inputs::secrets(&request.secrets, &*environment.variables)?,
         no_cache: request.no_cache,
         cancel: environment.cancel.clone(),
+        logs: Arc::new(environment.store.build_logs()),
         events,
     });
     let graph = Arc::new(lowered.graph.clone());
@@ -130,6 +132,8 @@ pub async fn build(
         manifest: delivered.manifest,
         loaded: delivered.loaded,
         tags: delivered.names,
+        size: image.size,
+        compressed_size: compressed_size(&environment.store, &image)?,
         cached_steps,
         steps,
     })

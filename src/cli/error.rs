@@ -18,18 +18,18 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 use super::ui::style::Style;
-use super::ui::terminal::neutralise_text;
+use super::ui::terminal::{neutralise_text, write_all};
 use crate::build::{BuildError, Located, ResolveError};
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
-use crate::step::StepError;
+use crate::step::{RunError, StepError, signal_name};
 use crate::store::StoreError;
 
 /// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
@@ -154,6 +154,13 @@ impl Failure {
         self
     }
 
+    fn hinted(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// Adds a piece of source text with its caret, or other preformatted lines, shown as they are.
     #[must_use]
     pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
@@ -227,7 +234,7 @@ impl Failure {
     /// no further failure. A reader of our output that has gone is told nothing.
     pub fn report(&self, style: Style) -> ExitCode {
         if self.kind != ErrorKind::Signal(SIGPIPE) && !self.message.is_empty() {
-            let _ = io::stderr().write_all(self.render(style).as_bytes());
+            let _ = write_all(io::stderr(), self.render(style).as_bytes());
         }
         ExitCode::from(self.exit_code())
     }
@@ -255,16 +262,14 @@ impl Failure {
                     StepError::Snapshot(SnapshotError::Registry(_)) => ErrorKind::Registry,
                     _ => ErrorKind::Step,
                 };
-                Self::drawn(kind, draw(&located, style))
+                let failure = Self::drawn(kind, draw(&located, style));
+                match &source.error {
+                    StepError::Run(error) => failure.hinted(exit_hint(error)),
+                    _ => failure,
+                }
             }
             BuildError::Push { .. } | BuildError::Pull { .. } => {
                 Self::from_error(ErrorKind::Registry, &error)
-            }
-            // Only a pipe breaks: whoever read the archive has gone.
-            BuildError::Export(ExportError::Write(error))
-                if error.kind() == io::ErrorKind::BrokenPipe =>
-            {
-                Self::new(ErrorKind::Signal(SIGPIPE), "standard output is closed")
             }
             BuildError::Engine(EngineError::Nameless(_)) => {
                 Self::from_error(ErrorKind::User, &error)
@@ -273,6 +278,10 @@ impl Failure {
             | BuildError::Export(ExportError::Snapshot(SnapshotError::Registry(error))) => {
                 error.into()
             }
+            BuildError::Export(error) if is_broken_pipe(&error) => Self::new(
+                ErrorKind::Signal(SIGPIPE),
+                "nobody reads the image that is written",
+            ),
             BuildError::NoDockerfile(_)
             | BuildError::NotText(_)
             | BuildError::Context(_)
@@ -282,6 +291,46 @@ impl Failure {
             | BuildError::Request(_) => Self::from_error(ErrorKind::User, &error),
             _ => Self::from_error(ErrorKind::Internal, &error),
         }
+    }
+}
+
+/// Whether a reader that has gone is at the root of an error.
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What the code that a step's program ended with says by convention.
+fn exit_hint(error: &RunError) -> Option<String> {
+    let code = match error {
+        RunError::Exit { code, .. } => *code,
+        _ => return None,
+    };
+    match code {
+        126 => Some(
+            "126 is a shell's word for a program that can't be run: check that it is executable, \
+             and made for this platform"
+                .to_owned(),
+        ),
+        127 => Some(
+            "127 is a shell's word for a program that isn't there: check its spelling, PATH, and \
+             the first line of a script"
+                .to_owned(),
+        ),
+        // 255 is what many programs call any failure.
+        129..=192 => Some(format!(
+            "{code} is 128 + {}: a program of the step was killed by {}",
+            code - 128,
+            signal_name(code - 128)
+        )),
+        _ => None,
     }
 }
 

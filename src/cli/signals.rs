@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Failure, SIGPIPE};
+use super::ui::Gone;
 use crate::solver::cancel::Cancel;
 
 /// How long the work may take to stop.
@@ -45,7 +46,7 @@ impl Interrupt {
             (SIGINT, SignalKind::interrupt()),
             (SIGTERM, SignalKind::terminate()),
         ] {
-            if ignored & (1 << (number - 1)) == 0 {
+            if !is_ignored(ignored, number) {
                 let arriving = signal(kind).map_err(|error| {
                     Failure::internal("can't watch for signals").caused_by(&error)
                 })?;
@@ -113,9 +114,14 @@ impl Interrupt {
         Err(Failure::signal(self.signal().unwrap_or(SIGTERM)))
     }
 
-    /// Ends the command because nobody reads its output any more.
-    pub fn output_closed(&self) {
-        self.stop(SIGPIPE);
+    /// Ends the command because nobody reads its output any more. A command that was started to
+    /// outlive its terminal does.
+    pub fn output_gone(&self, gone: Gone) {
+        match gone {
+            Gone::Pipe => self.stop(SIGPIPE),
+            Gone::Terminal if is_ignored(ignored_signals(), SIGHUP) => {}
+            Gone::Terminal => self.stop(SIGHUP),
+        }
     }
 
     /// The number of the signal that came first, if one came.
@@ -127,6 +133,10 @@ impl Interrupt {
 /// The signals that this process ignores, as a mask; none where the kernel doesn't say.
 fn ignored_signals() -> u64 {
     fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_in(&status))
+}
+
+fn is_ignored(mask: u64, number: u8) -> bool {
+    mask & (1 << (number - 1)) != 0
 }
 
 fn ignored_in(status: &str) -> u64 {
@@ -173,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_output_ends_the_command() {
         let interrupt = Interrupt::watch().expect("handlers");
-        interrupt.output_closed();
+        interrupt.output_gone(Gone::Pipe);
         assert_eq!(interrupt.signal(), Some(SIGPIPE));
     }
 }

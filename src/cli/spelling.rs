@@ -54,6 +54,8 @@ const GROUPS: [(&str, &[(&str, &[&str])]); 5] = [
             ("push", &["push"]),
             ("pull", &["pull"]),
             ("tag", &["tag"]),
+            ("save", &["save"]),
+            ("load", &["load"]),
             ("inspect", &["inspect"]),
             ("history", &["history"]),
             ("rm", &["rmi"]),

@@ -182,7 +182,8 @@ impl Materializer {
         let mut writer = self.store.ingest()?;
         io::copy(&mut tar, &mut writer)
             .map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
-        writer.commit(Some(digest))?;
+        let (_, size) = writer.commit(Some(digest))?;
+        self.store.set_diff_id(layer, diff_id, size)?;
         self.store
             .blob(&digest)?
             .ok_or_else(|| Self::missing(diff_id))
@@ -243,13 +244,15 @@ impl Materializer {
         // Readers stop at the end marker; the digest covers what stands behind it too.
         io::copy(&mut tar, &mut io::sink())
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
-        let found = DiffId(tar.finish().1);
+        let (_, digest, size) = tar.finish();
+        let found = DiffId(digest);
         if found != diff_id {
             return Err(SnapshotError::DiffIdMismatch {
                 expected: diff_id,
                 found,
             });
         }
+        self.store.set_diff_id(layer, diff_id, size)?;
         Ok(result)
     }
 

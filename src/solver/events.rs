@@ -3,8 +3,9 @@
 //! Events are facts, in the order in which they happened for one vertex; how they look is the
 //! watcher's affair. No event ever carries a secret or a credential.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Names one vertex (one step) of one build, in the order in which steps were announced.
@@ -43,6 +44,8 @@ pub enum Event {
         id: VertexId,
         /// Its name.
         name: String,
+        /// Vertices announced before that it waits for.
+        inputs: Vec<VertexId>,
     },
     /// A vertex began to work.
     Started {
@@ -57,6 +60,13 @@ pub enum Event {
         stream: LogStream,
         /// The bytes as printed.
         bytes: Vec<u8>,
+    },
+    /// All that a vertex prints, from its first byte to its last, goes to this file, too.
+    LogFile {
+        /// The vertex.
+        id: VertexId,
+        /// The file's absolute path.
+        path: PathBuf,
     },
     /// A transfer or other measurable part of a vertex moved on, or (when `current` equals
     /// `total`) ended. The first event of an `item` begins it.
@@ -117,12 +127,13 @@ impl Reporter {
         &self.sink
     }
 
-    /// Announces a vertex.
-    pub fn announce(&self, name: &str) -> VertexId {
+    /// Announces a vertex that waits for `inputs`.
+    pub fn announce(&self, name: &str, inputs: Vec<VertexId>) -> VertexId {
         let id = VertexId(self.next.fetch_add(1, Ordering::Relaxed));
         self.sink.emit(Event::Announced {
             id,
             name: name.to_owned(),
+            inputs,
         });
         id
     }
@@ -144,7 +155,7 @@ impl Reporter {
     /// Announces and starts a piece of work that is no step of the graph; it ends as done or
     /// failed with the value given back.
     pub fn begin(self: &Arc<Self>, name: &str) -> Activity {
-        let id = self.announce(name);
+        let id = self.announce(name, Vec::new());
         self.start(id);
         Activity {
             reporter: Arc::clone(self),
@@ -152,6 +163,49 @@ impl Reporter {
             started: Instant::now(),
             ended: false,
         }
+    }
+}
+
+/// A vertex whose inputs are there. It is shown as working from the moment when it begins to do
+/// what its name says: looking for its result in the cache and fetching what it stands on come
+/// before.
+pub struct Working {
+    reporter: Arc<Reporter>,
+    id: VertexId,
+    began: OnceLock<Instant>,
+}
+
+impl Working {
+    /// A vertex that has not begun.
+    pub fn new(reporter: Arc<Reporter>, id: VertexId) -> Self {
+        Self {
+            reporter,
+            id,
+            began: OnceLock::new(),
+        }
+    }
+
+    /// The vertex.
+    pub fn id(&self) -> VertexId {
+        self.id
+    }
+
+    /// It begins. Later calls change nothing.
+    pub fn begin(&self) {
+        self.began.get_or_init(|| {
+            self.reporter.start(self.id);
+            Instant::now()
+        });
+    }
+
+    /// It ended.
+    pub fn end(&self, outcome: Outcome) {
+        // One that was stopped before it began is not shown at all.
+        if outcome != Outcome::Canceled {
+            self.begin();
+        }
+        let elapsed = self.began.get().map_or(Duration::ZERO, Instant::elapsed);
+        self.reporter.end(self.id, outcome, elapsed);
     }
 }
 
@@ -180,14 +234,18 @@ impl Activity {
     }
 
     /// It ended, as `result` says.
-    pub fn end<T, E: std::fmt::Display>(mut self, result: Result<T, E>) -> Result<T, E> {
-        self.ended = true;
-        let outcome = match &result {
+    pub fn end<T, E: std::fmt::Display>(self, result: Result<T, E>) -> Result<T, E> {
+        self.end_as(match &result {
             Ok(_) => Outcome::Done,
             Err(error) => Outcome::Failed(error.to_string()),
-        };
-        self.reporter.end(self.id, outcome, self.started.elapsed());
+        });
         result
+    }
+
+    /// It ended, as `outcome` says.
+    pub fn end_as(mut self, outcome: Outcome) {
+        self.ended = true;
+        self.reporter.end(self.id, outcome, self.started.elapsed());
     }
 }
 

@@ -10,14 +10,14 @@ pub mod events;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 use crate::graph::{Graph, Operation, VertexIndex};
-use crate::solver::events::{Outcome, Reporter, VertexId};
+use crate::solver::events::{Outcome, Reporter, VertexId, Working};
 use crate::step::{Inputs, StepContext, StepError, StepResult};
 
 /// A step that failed, and where.
@@ -63,6 +63,7 @@ pub async fn solve(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let slots = Arc::new(Semaphore::new(threads.max(2) * 2));
     let mut tasks: BTreeMap<VertexIndex, Task> = BTreeMap::new();
+    let mut ids: BTreeMap<VertexIndex, VertexId> = BTreeMap::new();
     // Inputs have lower numbers than what reads them, so they are there already.
     for index in needed(&graph, target) {
         let inputs: Vec<(VertexIndex, Task)> = graph
@@ -70,7 +71,10 @@ pub async fn solve(
             .into_iter()
             .filter_map(|input| Some((input, tasks.get(&input)?.clone())))
             .collect();
-        let id = reporter.announce(&graph.vertex(index).meta.name);
+        let waits_for = inputs.iter().filter_map(|(input, _)| ids.get(input));
+        let waits_for = waits_for.copied().collect();
+        let id = reporter.announce(&graph.vertex(index).meta.name, waits_for);
+        ids.insert(index, id);
         let work = Work {
             graph: Arc::clone(&graph),
             context: Arc::clone(&context),
@@ -131,11 +135,11 @@ impl Work {
         let Ok(_slot) = Arc::clone(&self.slots).acquire_owned().await else {
             return Err(self.error(StepError::Canceled));
         };
-        self.reporter.start(self.id);
-        let started = Instant::now();
         let (graph, context) = (Arc::clone(&self.graph), Arc::clone(&self.context));
-        let (index, id) = (self.index, self.id);
-        let work = move || context.execute(&graph, index, &Inputs { results: &results }, id);
+        let index = self.index;
+        let working = Arc::new(Working::new(Arc::clone(&self.reporter), self.id));
+        let shared = Arc::clone(&working);
+        let work = move || context.execute(&graph, index, &Inputs { results: &results }, &shared);
         let result = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             // The runtime is shutting down, or the step panicked and has said so already.
@@ -148,7 +152,7 @@ impl Work {
             Err(error) if error.is_canceled() => Outcome::Canceled,
             Err(error) => Outcome::Failed(error.to_string()),
         };
-        self.reporter.end(id, outcome, started.elapsed());
+        working.end(outcome);
         result.map_err(|error| {
             self.context.cancel.cancel();
             self.error(error)

@@ -25,14 +25,14 @@ use crate::layer::view::View;
 use crate::sandbox::Launcher;
 use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotError, SnapshotTree};
 use crate::solver::cancel::{Cancel, Canceled};
-use crate::solver::events::{EventSink, VertexId};
-use crate::store::{CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
+use crate::solver::events::{EventSink, Working};
+use crate::store::{BuildLogs, CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
 pub use self::copy::CopyError;
 pub use self::image::{layers_of, register_origins};
 pub use self::owner::UnknownOwner;
-pub use self::run::RunError;
+pub use self::run::{RunError, signal_name};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,8 @@ pub struct StepContext {
     pub no_cache: bool,
     /// Stops the build.
     pub cancel: Cancel,
+    /// Where what RUN steps print is kept.
+    pub logs: Arc<BuildLogs>,
     /// Who is told.
     pub events: Arc<dyn EventSink>,
 }
@@ -140,7 +142,7 @@ impl StepContext {
         graph: &Graph,
         index: VertexIndex,
         inputs: &Inputs<'_>,
-        id: VertexId,
+        working: &Working,
     ) -> Result<StepResult, StepError> {
         self.cancel.check()?;
         let vertex = graph.vertex(index);
@@ -150,10 +152,12 @@ impl StepContext {
             Operation::Image(image) => self.image(&graph.images[*image]),
             Operation::Copy(copy) => {
                 let tree = self.file_tree(copy.from, inputs)?;
-                self.copy(copy, &parent, tree.as_ref(), fresh)
+                self.copy(copy, &parent, tree.as_ref(), fresh, &|| working.begin())
             }
-            Operation::MakeDirectory(make) => self.make_directory(make, &parent, fresh),
-            Operation::Run(run) => self.run(run, &parent, inputs, id, fresh),
+            Operation::MakeDirectory(make) => self.make_directory(make, &parent, fresh, working),
+            Operation::Run(run) => {
+                self.run(run, &parent, inputs, &vertex.meta.name, fresh, working)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::{StepContext, StepError, StepResult};
 use crate::digest::CacheKeyBuilder;
 use crate::graph::MakeDirectory;
 use crate::snapshot::Snapshot;
+use crate::solver::events::Working;
 
 impl StepContext {
     pub(super) fn make_directory(
@@ -13,6 +14,7 @@ impl StepContext {
         make: &MakeDirectory,
         parent: &Snapshot,
         fresh: bool,
+        working: &Working,
     ) -> Result<StepResult, StepError> {
         let mut key = CacheKeyBuilder::new("make directory");
         key.key(&parent.key)
@@ -26,6 +28,7 @@ impl StepContext {
             return Ok(result);
         }
         let view = self.view(parent)?;
+        working.begin();
         let owner = if make.user.is_empty() {
             Owner::default()
         } else {

@@ -10,6 +10,7 @@
 //! ├── indexes/<hex>          entry indexes of layers, named by their own BLAKE3
 //! ├── trees/<form>/<layer>   folders that an overlay mount takes as lower directories
 //! ├── mounts/<form>/<hex>    cache mounts, named by the hash of their id
+//! ├── logs/<time>-<random>/  what the steps of one build have printed; the newest builds' only
 //! ├── locks/<hex>            one file for each lock that somebody holds or waits for
 //! └── tmp/<random>/          work in progress of one process, which holds tmp/<random>.lock
 //! ```
@@ -61,6 +62,7 @@ mod image;
 mod import;
 mod layer;
 mod lock;
+mod log;
 mod prune;
 mod root;
 mod session;
@@ -83,6 +85,7 @@ pub use image::ImageRecord;
 pub use import::{ImageFile, ImportError, ImportedImage, ImportedLayer, NamedImage, Selection};
 pub use layer::{CompressedBlob, Layer, LayerId, NewLayer};
 pub use lock::Lock;
+pub use log::BuildLogs;
 pub use prune::{Left, Prune, PruneImages, Pruned};
 pub use root::{RootChoice, RootEnvironment, default_root};
 pub use temporary::Scratch;
@@ -148,6 +151,7 @@ impl Store {
             "trees",
             "mounts",
             "locks",
+            "logs",
             "tmp",
         ] {
             create_directory(&root.join(name), false)?;

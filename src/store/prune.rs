@@ -40,7 +40,7 @@ pub struct Prune {
     /// Layers that no image has, with the results of steps that hang on them, and cache mounts.
     pub cache: bool,
     /// Also what only makes later builds faster: digests of the context's files, what registries
-    /// said.
+    /// said; and logs of steps.
     pub memory: bool,
     /// Only what was last used (an image: came) before this time.
     pub before: Option<Timestamp>,
@@ -110,6 +110,7 @@ impl Store {
                 )?)
             })?;
             self.inner.database.compact()?;
+            pruned.bytes += self.remove_logs()?;
         }
         Ok(pruned)
     }

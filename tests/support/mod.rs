@@ -7,6 +7,7 @@
 //! * [`Image`] reads what was built from the written archive, sharing no code with rbuild, and
 //!   checks every digest on the way; [`Tree`] is a root file system, from an image or from a
 //!   folder that another tool unpacked.
+//! * [`Terminal`] is a pseudo-terminal and whoever sits before it.
 //! * [`Registry`] is Debian's `docker-registry` on a free port; [`Docker`], [`Podman`] and
 //!   [`Containerd`] are engines with state of their own.
 //!
@@ -19,6 +20,7 @@ mod image;
 mod needs;
 mod process;
 mod project;
+mod pty;
 mod rbuild;
 mod readers;
 mod registry;
@@ -29,8 +31,9 @@ pub(crate) use engines::{Docker, Podman, write_program};
 pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use image::{Image, LayerTar, TarEntry};
 pub(crate) use needs::{Need, needs, skip};
-pub(crate) use process::{Finished, run_with_timeout};
+pub(crate) use process::{Finished, is_running, run_with_timeout};
 pub(crate) use project::Project;
+pub(crate) use pty::Terminal;
 pub(crate) use rbuild::Rbuild;
 pub(crate) use readers::{Containerd, podman_tree, umoci_tree};
 pub(crate) use registry::{Registry, base_image_mirror};

@@ -223,3 +223,14 @@ pub(crate) fn run_with_timeout(mut command: Command, stdin: Option<Vec<u8>>) -> 
         finished
     })
 }
+
+/// Whether a process with this in its command line runs anywhere on the machine.
+pub(crate) fn is_running(mark: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().any(|entry| {
+        let path = entry.unwrap().path().join("cmdline");
+        std::fs::read(path).is_ok_and(|line| {
+            line.split(|byte| *byte == 0)
+                .any(|part| part == mark.as_bytes())
+        })
+    })
+}

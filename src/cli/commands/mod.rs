@@ -143,14 +143,14 @@ impl Context {
         })
     }
 
-    /// Starts a progress display, whose end nobody reads any more ends the command.
+    /// Starts a progress display. When nobody reads it any more, the command ends.
     ///
     /// # Errors
     /// When `--progress tty` was asked for without a terminal.
     pub fn progress(&self, mode: ProgressMode) -> Result<Progress, Failure> {
         let interrupt = self.interrupt.clone();
-        Progress::start(mode, &self.environment, &self.stderr, move || {
-            interrupt.output_closed()
+        Progress::start(mode, &self.environment, &self.stderr, move |gone| {
+            interrupt.output_gone(gone);
         })
     }
 

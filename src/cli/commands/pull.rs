@@ -53,7 +53,7 @@ async fn pull(
     let progress = context.progress(if quiet {
         ProgressMode::Quiet
     } else {
-        ProgressMode::Auto
+        ProgressMode::of_environment(&context.environment)?
     })?;
     let platform = platform.cloned().unwrap_or_else(Platform::host);
     let pulled = build::pull(reference, &platform, &environment, progress.sink()).await;

@@ -45,7 +45,7 @@ async fn push(reference: &Reference, quiet: bool, context: &Context) -> Result<P
     let progress = context.progress(if quiet {
         ProgressMode::Quiet
     } else {
-        ProgressMode::Auto
+        ProgressMode::of_environment(&context.environment)?
     })?;
     let pushed = build::push(reference, &environment, progress.sink()).await;
     progress.finish();

@@ -3,9 +3,15 @@
 use std::time::Duration;
 
 use super::trace::{Change, Trace};
+use crate::solver::events::Event;
 
 /// Turns what happens into text for standard error. It writes nothing itself and reads no clock.
 pub(super) trait Display: Send {
+    /// The text for an event as it came, before it is folded into the trace.
+    fn event(&mut self, _event: &Event, _at: Duration) -> String {
+        String::new()
+    }
+
     /// The text for what has changed. Also called without changes, now and then.
     fn show(&mut self, trace: &Trace, changes: &[Change], now: Duration) -> String;
 

@@ -11,6 +11,7 @@ pub(crate) mod terminal;
 mod display;
 mod plain;
 mod quiet;
+mod rawjson;
 mod trace;
 mod tty;
 
@@ -18,7 +19,7 @@ mod tty;
 mod script;
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,10 +33,13 @@ use super::environment::Environment;
 use super::error::Failure;
 use crate::solver::events::{Event, EventSink, Outcome};
 
-/// How many events may wait for the display before steps have to.
-const QUEUE: usize = 4096;
+/// How many events may wait for the display before steps have to: a terminal that was stopped
+/// (Ctrl-S) must not fill the memory.
+const QUEUE: usize = 512;
 /// How often the display is asked for news when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+/// So many lines of a running step's output are shown on a terminal, as by BuildKit.
+const LOG_LINES: usize = 6;
 /// Terminals narrower or lower than this get plain progress.
 const SMALLEST: Size = Size {
     width: 30,
@@ -52,16 +56,65 @@ pub enum ProgressMode {
     Tty,
     /// Lines for logs.
     Plain,
-    /// Nothing but warnings and errors.
+    /// Nothing but warnings and errors; the image's id is the result.
     Quiet,
+    /// The same without a result.
+    Nothing,
+    /// One JSON object a line, for programs.
+    RawJson,
 }
 
-/// How messages of rbuild look on standard error, by `NO_COLOR` and what standard error is.
+impl ProgressMode {
+    /// The words for `--progress`, for messages.
+    pub const NAMES: &'static str = "auto, plain, tty, quiet, rawjson, none";
+
+    /// The mode that `--progress` names so.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" | "" => Self::Auto,
+            "plain" => Self::Plain,
+            "tty" => Self::Tty,
+            "quiet" => Self::Quiet,
+            "none" => Self::Nothing,
+            "rawjson" => Self::RawJson,
+            _ => return None,
+        })
+    }
+
+    /// The mode that `BUILDKIT_PROGRESS` names.
+    ///
+    /// # Errors
+    /// When it names none.
+    pub fn of_environment(environment: &Environment) -> Result<Self, Failure> {
+        let name = environment.get("BUILDKIT_PROGRESS").unwrap_or_default();
+        match Self::named(&name) {
+            // A variable is set for a whole session, with and without terminals.
+            Some(Self::Tty) => Ok(Self::Auto),
+            Some(mode) => Ok(mode),
+            None => Err(
+                Failure::user(format!("invalid value `{name}` for `BUILDKIT_PROGRESS`"))
+                    .hint(format!("it is one of {}", Self::NAMES)),
+            ),
+        }
+    }
+}
+
+/// Why nothing can be shown any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// Nobody reads the pipe.
+    Pipe,
+    /// The terminal was closed.
+    Terminal,
+}
+
+/// How messages of rbuild look on standard error, by `NO_COLOR` (<https://no-color.org>) and what
+/// standard error is.
 pub fn stderr_style(environment: &Environment) -> Style {
     Style::new(
         io::stderr().is_terminal()
-            && !environment.contains("NO_COLOR")
-            && environment.get("TERM").is_none_or(|term| term != "dumb"),
+            && environment.get("NO_COLOR").is_none()
+            && environment.get("TERM").is_some_and(|term| term != "dumb"),
     )
 }
 
@@ -72,6 +125,13 @@ pub fn stdout_style(environment: &Environment) -> Style {
             && !environment.contains("NO_COLOR")
             && environment.get("TERM").is_none_or(|term| term != "dumb"),
     )
+}
+
+/// How many lines of a running step's output a terminal shows: `BUILDKIT_TTY_LOG_LINES`.
+fn log_lines(environment: &Environment) -> usize {
+    let lines = environment.get("BUILDKIT_TTY_LOG_LINES");
+    let lines = lines.and_then(|lines| lines.trim().parse().ok());
+    lines.map_or(LOG_LINES, |lines: usize| lines.min(trace::TAIL_LINES))
 }
 
 enum Message {
@@ -103,8 +163,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts a display on standard error. `closed` is called when nobody reads standard error
-    /// any more.
+    /// Starts a display on standard error. `closed` is called (once or more) when nobody reads
+    /// standard error any more.
     ///
     /// # Errors
     /// When `--progress tty` was asked for and standard error is no terminal, or no thread can
@@ -113,7 +173,7 @@ impl Progress {
         mode: ProgressMode,
         environment: &Environment,
         stderr: &SharedStderr,
-        closed: impl Fn() + Send + 'static,
+        closed: impl Fn(Gone) + Send + 'static,
     ) -> Result<Self, Failure> {
         let (display, colours) = choose(mode, environment)?;
         let (sender, receiver) = sync_channel(QUEUE);
@@ -129,6 +189,8 @@ impl Progress {
                     display,
                     trace: Trace::new(colours),
                     closed: Box::new(closed),
+                    is_terminal: io::stderr().is_terminal(),
+                    is_lost: false,
                 };
                 screen.run(begin, &receiver);
                 screen.trace
@@ -181,17 +243,19 @@ fn choose(
     let fits =
         size.is_some_and(|size| size.width >= SMALLEST.width && size.height >= SMALLEST.height);
     let style = stderr_style(environment);
-    let colours = if environment.contains("NO_COLOR") {
-        Colours::Drop
-    } else {
+    // Colours of a step's output are for eyes: a log file or a pipe gets plain text.
+    let colours = if style.colours() {
         Colours::Keep
+    } else {
+        Colours::Drop
     };
     let display: Box<dyn Display> = match mode {
-        ProgressMode::Quiet => Box::new(quiet::Quiet::new(style)),
+        ProgressMode::Quiet | ProgressMode::Nothing => Box::new(quiet::Quiet::new(style)),
+        ProgressMode::RawJson => Box::new(rawjson::RawJson::new(jiff::Timestamp::now())),
         ProgressMode::Auto | ProgressMode::Tty if fits && !dumb => {
             let first = size.unwrap_or(SMALLEST);
             let ask = move || terminal::size_of(io::stderr()).unwrap_or(first);
-            Box::new(tty::Tty::new(style, Box::new(ask)))
+            Box::new(tty::Tty::new(style, log_lines(environment), Box::new(ask)))
         }
         ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
             Box::new(plain::Plain::new(style))
@@ -204,13 +268,17 @@ fn choose(
 struct Screen {
     display: Box<dyn Display>,
     trace: Trace,
-    closed: Box<dyn Fn() + Send>,
+    closed: Box<dyn Fn(Gone) + Send>,
+    is_terminal: bool,
+    /// Nobody reads any more.
+    is_lost: bool,
 }
 
 impl Screen {
     fn run(&mut self, begin: Instant, messages: &Receiver<(Duration, Message)>) {
         let mut next_frame = Duration::ZERO;
         let mut changes = Vec::new();
+        let mut text = String::new();
         loop {
             let now = begin.elapsed();
             let wait = if changes.is_empty() {
@@ -218,48 +286,66 @@ impl Screen {
             } else {
                 next_frame.saturating_sub(now)
             };
-            let received = messages.recv_timeout(wait);
-            match received {
+            match messages.recv_timeout(wait) {
                 Ok((at, Message::Event(event))) => {
+                    text.push_str(&self.display.event(&event, at));
                     changes.extend(self.trace.apply(at, event));
                     // Gather until the frame's time has come, not beyond.
                     if begin.elapsed() < next_frame {
                         continue;
                     }
                 }
-                Ok((_, Message::Note(text))) => {
-                    let shown = self.display.note(&self.trace, &text, now);
+                Ok((_, Message::Note(note))) => {
+                    let shown = self.display.note(&self.trace, &note, now);
                     self.write(&shown);
                     continue;
                 }
                 Ok((at, Message::Finish)) => {
-                    let mut text = self.display.show(&self.trace, &changes, at);
+                    text.push_str(&self.display.show(&self.trace, &changes, at));
                     text.push_str(&self.display.finish(&self.trace, at));
                     self.write(&text);
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.look_for_reader(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = begin.elapsed();
-            let text = self.display.show(&self.trace, &changes, now);
+            text.push_str(&self.display.show(&self.trace, &changes, now));
             changes.clear();
             next_frame = now + self.display.frame_time();
             self.write(&text);
+            text.clear();
         }
     }
 
-    /// Writes to standard error. A closed pipe ends the build; a terminal that went away is
-    /// told by SIGHUP.
-    fn write(&self, text: &str) {
-        if text.is_empty() {
+    fn write(&mut self, text: &str) {
+        if text.is_empty() || self.is_lost {
             return;
         }
-        if let Err(error) = io::stderr().write_all(text.as_bytes())
-            && error.kind() == io::ErrorKind::BrokenPipe
-        {
-            (self.closed)();
+        if let Err(error) = terminal::write_all(io::stderr(), text.as_bytes()) {
+            // What a closed terminal answers, else a full disk behind a log file: the build is
+            // worth more than its log.
+            let is_hung_up = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+            if error.kind() == io::ErrorKind::BrokenPipe || (self.is_terminal && is_hung_up) {
+                self.lose();
+            }
         }
+    }
+
+    /// A step that prints nothing for an hour is stopped, too, when nobody watches any more.
+    fn look_for_reader(&mut self) {
+        if !self.is_lost && terminal::is_abandoned(io::stderr()) {
+            self.lose();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.is_lost = true;
+        (self.closed)(if self.is_terminal {
+            Gone::Terminal
+        } else {
+            Gone::Pipe
+        });
     }
 }
 
@@ -297,7 +383,7 @@ impl SharedStderr {
             None => true,
         };
         if direct {
-            let _ = io::stderr().write_all(text.as_bytes());
+            let _ = terminal::write_all(io::stderr(), text.as_bytes());
         }
     }
 }
@@ -315,8 +401,8 @@ impl Report {
         self.elapsed
     }
 
-    /// The last lines of every step that failed, under its name, as text for the error; empty
-    /// where none has failed.
+    /// The last lines of every step that failed, under its name, and where all of them are, as
+    /// text for the error; empty where none has failed.
     pub fn failed_output(&self, style: Style) -> String {
         let mut out = String::new();
         for vertex in self.trace.vertices.values() {
@@ -333,6 +419,10 @@ impl Report {
                 let _ = writeln!(out, "{} {text}", format::log_time(line.at));
             }
             let _ = writeln!(out, "------");
+            if let Some(path) = &vertex.log {
+                let path = terminal::neutralise_text(&path.display().to_string());
+                let _ = writeln!(out, "full log: {path}");
+            }
         }
         out
     }
@@ -354,6 +444,7 @@ mod tests {
             .done(0, 1)
             .start(1)
             .at(250)
+            .log_file(1, "/store/logs/x/1-2-2-run.log")
             .log(1, "\x1b[31mmain.c:1: no\x1b[0m\nmake: *** failed")
             .failed(1, "exit code: 2", 250);
         script.play_open(&mut trace, &mut quiet::Quiet::new(Style::PLAIN));
@@ -363,7 +454,8 @@ mod tests {
         };
         assert_eq!(
             report.failed_output(Style::PLAIN),
-            "------\n > [2/2] RUN make:\n0.250 main.c:1: no\n0.250 make: *** failed\n------\n"
+            "------\n > [2/2] RUN make:\n0.250 main.c:1: no\n0.250 make: *** failed\n------\n\
+             full log: /store/logs/x/1-2-2-run.log\n"
         );
         assert!(
             report

@@ -28,8 +28,10 @@ const SILENCE: Duration = Duration::from_secs(1);
 const WAITING_ROOM: usize = 256 * 1024;
 /// A transfer is shown again after this time…
 const ITEM_INTERVAL: Duration = Duration::from_secs(5);
-/// …or this part of it, in percent.
-const ITEM_PERCENT: u64 = 5;
+/// …or after this one, when it has moved by…
+const ITEM_PAUSE: Duration = Duration::from_secs(1);
+/// …this part of it, in percent.
+const ITEM_PERCENT: u64 = 10;
 
 #[derive(Debug)]
 struct Waiting {
@@ -95,12 +97,11 @@ impl Plain {
             (None, _) | (_, Some(_)) => true,
             (Some((shown_at, shown)), None) => {
                 let moved = item.current.saturating_sub(*shown);
-                now.saturating_sub(*shown_at) >= ITEM_INTERVAL
-                    || item.total.is_some_and(|total| {
-                        total > 0
-                            && u128::from(moved) * 100
-                                >= u128::from(total) * u128::from(ITEM_PERCENT)
-                    })
+                let silent = now.saturating_sub(*shown_at);
+                let is_far = item.total.is_some_and(|total| {
+                    u128::from(moved) * 100 >= u128::from(total) * u128::from(ITEM_PERCENT)
+                });
+                silent >= ITEM_INTERVAL || (silent >= ITEM_PAUSE && is_far)
             }
         };
         if news {
@@ -411,16 +412,24 @@ mod tests {
                 Some(1_000_000),
             );
         }
-        let text = plain(script.done(0, 2000));
-        assert_eq!(text.lines().count(), 1 + 21 + 1, "{text}");
-        assert!(
-            text.contains("\n#1 sha256:1234 50.00kB / 1.00MB 0.1s\n"),
-            "{text}"
+        assert_eq!(
+            plain(script.done(0, 2000)),
+            "\
+#1 [1/1] FROM x
+#1 sha256:1234 0B / 1.00MB
+#1 sha256:1234 500.00kB / 1.00MB 1.0s
+#1 sha256:1234 1.00MB 2.0s done
+#1 DONE 2.0s
+"
         );
-        assert!(
-            text.contains("\n#1 sha256:1234 1.00MB 2.0s done\n"),
-            "{text}"
-        );
+        let mut slow = Script::new().announce(0, "[1/1] FROM x").start(0);
+        for second in 0..=12 {
+            slow = slow
+                .at(second * 1000)
+                .progress(0, "sha256:1234", second, Some(1_000_000));
+        }
+        // Every five seconds, however little has come.
+        assert_eq!(plain(slow).lines().count(), 4);
     }
 
     #[test]

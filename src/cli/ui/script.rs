@@ -37,9 +37,14 @@ impl Script {
     }
 
     pub(super) fn announce(self, id: usize, name: &str) -> Self {
+        self.announce_after(id, name, &[])
+    }
+
+    pub(super) fn announce_after(self, id: usize, name: &str, inputs: &[usize]) -> Self {
         self.add(Event::Announced {
             id: VertexId(id),
             name: name.to_owned(),
+            inputs: inputs.iter().copied().map(VertexId).collect(),
         })
     }
 
@@ -52,6 +57,13 @@ impl Script {
             id: VertexId(id),
             stream: LogStream::Stdout,
             bytes: text.as_bytes().to_vec(),
+        })
+    }
+
+    pub(super) fn log_file(self, id: usize, path: &str) -> Self {
+        self.add(Event::LogFile {
+            id: VertexId(id),
+            path: path.into(),
         })
     }
 
@@ -105,6 +117,9 @@ impl Script {
     pub(super) fn play_open(self, trace: &mut Trace, display: &mut dyn Display) -> String {
         let mut text = String::new();
         for (now, event) in self.steps {
+            if let Some(event) = &event {
+                text.push_str(&display.event(event, now));
+            }
             let changes = event.map_or_else(Vec::new, |event| trace.apply(now, event));
             text.push_str(&display.show(trace, &changes, now));
         }

@@ -6,8 +6,11 @@
 //! terminal and in a log alike. A carriage return means that the line begins anew: a progress
 //! bar leaves just its last state.
 
+use std::io;
 use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use unicode_width::UnicodeWidthChar;
 
 /// Whether colours of a step's output are passed on.
@@ -56,7 +59,7 @@ fn neutralise(text: &str, colours: Colours) -> String {
                 out.push('\t');
                 1
             }
-            c if c.is_control() => c.len_utf8(),
+            c if c.is_control() || turns_text(c) => c.len_utf8(),
             c => {
                 out.push(c);
                 c.len_utf8()
@@ -68,6 +71,12 @@ fn neutralise(text: &str, colours: Colours) -> String {
         out.push_str("\x1b[0m");
     }
     out
+}
+
+/// Whether a character has no look of its own but changes the order or the lines of those
+/// around it: text that reads otherwise than it is written.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The length of the escape sequence that `text` begins with (ECMA-48).
@@ -119,7 +128,7 @@ fn is_sgr(sequence: &str) -> bool {
 
 /// The columns that `text` takes, character by character: a terminal that joins characters into
 /// one shows fewer.
-fn columns(text: &str) -> usize {
+pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
@@ -172,6 +181,43 @@ pub(crate) fn size_of(file: impl AsFd) -> Option<Size> {
     })
 }
 
+/// Writes all of `bytes`. Who shares the file may have made it non-blocking: then this waits.
+///
+/// # Errors
+/// When it can't be written.
+pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&file, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut ready = [PollFd::new(&file, PollFlags::OUT)];
+                match poll(&mut ready, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody will ever read what is written to `file`: the other end of a pipe is closed, a
+/// terminal is gone.
+pub(crate) fn is_abandoned(file: impl AsFd) -> bool {
+    let mut ready = [PollFd::new(&file, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
+        && ready[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +244,7 @@ mod tests {
             ("x\x1b[3", "x", "x"),
             ("\x1b[31é", "é", "é"),
             ("\x1b[>4;1mx", "x", "x"),
+            ("a\u{202e}b\u{2066}c\u{2028}d", "abcd", "abcd"),
         ] {
             assert_eq!(
                 neutralise_line(line.as_bytes(), Colours::Keep),

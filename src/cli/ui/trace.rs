@@ -4,13 +4,14 @@
 //! function of what it was told.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::terminal::{Colours, neutralise_line, neutralise_text};
 use crate::solver::events::{Event, LogStream, Outcome, VertexId};
 
 /// How many of a step's last lines are shown when it fails.
-const TAIL_LINES: usize = 20;
+pub(super) const TAIL_LINES: usize = 20;
 
 /// A line longer than this is shown in pieces: a step that never ends its line must not fill
 /// the memory.
@@ -53,6 +54,8 @@ pub(super) struct Vertex {
     pub(super) items: Vec<Item>,
     /// Its last lines.
     pub(super) tail: VecDeque<Line>,
+    /// Where all of its lines are.
+    pub(super) log: Option<PathBuf>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
@@ -63,21 +66,20 @@ impl Vertex {
         self.started.is_some() && self.ended.is_none()
     }
 
-    /// The line that it is printing or has printed last, without colours.
-    pub(super) fn last_line(&self) -> String {
-        [&self.stderr, &self.stdout]
+    /// Its last lines that aren't blank, at most `most` of them, without colours; what it is
+    /// printing just now among them.
+    pub(super) fn last_lines(&self, most: usize) -> Vec<String> {
+        let partial = [&self.stderr, &self.stdout]
             .into_iter()
-            .map(|partial| neutralise_line(partial, Colours::Drop))
-            .find(|line| !line.trim().is_empty())
-            .or_else(|| {
-                let line = self
-                    .tail
-                    .iter()
-                    .rev()
-                    .find(|line| !line.text.trim().is_empty())?;
-                Some(neutralise_text(&line.text))
-            })
-            .unwrap_or_default()
+            .map(|partial| neutralise_line(partial, Colours::Drop));
+        let whole = self.tail.iter().rev();
+        let mut lines: Vec<String> = partial
+            .chain(whole.map(|line| neutralise_text(&line.text)))
+            .filter(|line| !line.trim().is_empty())
+            .take(most)
+            .collect();
+        lines.reverse();
+        lines
     }
 }
 
@@ -120,7 +122,7 @@ impl Trace {
     /// Takes an event that happened at `now` and says what it changed, in order.
     pub(super) fn apply(&mut self, now: Duration, event: Event) -> Vec<Change> {
         match event {
-            Event::Announced { id, name } => {
+            Event::Announced { id, name, .. } => {
                 self.vertices.entry(id).or_default().name =
                     neutralise_text(&name.replace('\n', " "));
                 Vec::new()
@@ -132,6 +134,10 @@ impl Trace {
                     .started
                     .get_or_insert(now);
                 vec![Change::Started(id)]
+            }
+            Event::LogFile { id, path } => {
+                self.vertices.entry(id).or_default().log = Some(path);
+                Vec::new()
             }
             Event::Log { id, stream, bytes } => self.log(now, id, stream, &bytes),
             Event::Progress {
@@ -340,6 +346,8 @@ mod tests {
         }
         let vertex = &trace.vertices[&ID];
         assert_eq!(vertex.tail.len(), TAIL_LINES);
-        assert_eq!(vertex.last_line(), "line 99");
+        assert_eq!(vertex.last_lines(2), ["line 98", "line 99"]);
+        log(&mut trace, LogStream::Stderr, b"\n \n50%\r60%");
+        assert_eq!(trace.vertices[&ID].last_lines(2), ["line 99", "60%"]);
     }
 }

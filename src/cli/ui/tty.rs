@@ -1,30 +1,38 @@
 //! Progress on a terminal: ended steps scroll by above, running ones are drawn anew below them.
 //!
 //! ```text
-//!  => CACHED [builder 1/3] FROM docker.io/library/golang:latest        0.0s
-//!  => [builder 2/3] COPY . .                                           0.1s
-//! [+] building 4.2s (3/7)
-//!  => [builder 3/3] RUN go build                                       2.1s
-//!  => => go: downloading golang.org/x/sys v0.1.0
+//!  => [internal] load build definition                                 0.0s
+//!  => CACHED 3 steps: [builder 2-4/6]                                  0.0s
+//! [+] Building 4.2s (6/9)
+//!  => [builder 5/6] RUN go build                                       2.1s
+//!  => => # go: downloading golang.org/x/sys v0.1.0
+//!  => => # go: downloading golang.org/x/net v0.2.0
 //! ```
 //!
 //! Only relative cursor movements are used and nothing about the terminal is changed for longer
 //! than one write, so that nothing is to be restored however rbuild ends.
+//!
+//! A terminal that becomes smaller moves what it shows: some fold lines that are now too long,
+//! others cut them. So all that is shown is then drawn anew, from the first line that may have
+//! moved.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::display::Display;
 use super::format;
 use super::style::Style;
-use super::terminal::{Size, justify, truncate};
+use super::terminal::{Size, columns, justify, neutralise_text, truncate};
 use super::trace::{Change, Item, Trace, Vertex};
-use crate::solver::events::{Outcome, VertexId};
+use crate::solver::events::Outcome;
 
 /// At most this many transfers are shown of one step.
 const MOST_ITEMS: usize = 5;
 /// How often the lower part is drawn at most.
 const FRAME: Duration = Duration::from_millis(100);
+/// So many lines of the upper part can be drawn anew.
+const KEPT: usize = 300;
 
 /// Asks the terminal for its size.
 pub(super) type AskSize = Box<dyn Fn() -> Size + Send>;
@@ -32,130 +40,308 @@ pub(super) type AskSize = Box<dyn Fn() -> Size + Send>;
 /// The terminal display.
 pub(super) struct Tty {
     style: Style,
-    size: AskSize,
-    /// Lines drawn below the ended steps; the cursor stands behind the last.
-    drawn: usize,
+    ask: AskSize,
+    /// How many lines of a running step's output are shown.
+    log_lines: usize,
+    /// The terminal's size when it was last drawn on.
+    size: Size,
+    /// The width of each line of the lower part; the cursor stands behind the last.
+    drawn: Vec<usize>,
+    /// The upper part's last lines, with the width that each took.
+    kept: VecDeque<(Line, usize)>,
+    /// Steps that the cache answered, since the last line of the upper part.
+    folded: Vec<String>,
 }
 
-/// A line of the lower part: its text (at most as wide as the terminal), and whether it is of
-/// less interest.
-struct Row {
-    text: String,
-    faint: bool,
+/// A line of either part.
+#[derive(Clone)]
+struct Line {
+    left: String,
+    /// What stands at the right end.
+    right: Option<String>,
+    look: Look,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Plain,
+    Faint,
+    Done,
+    Canceled,
+    Failed,
+    /// Text from elsewhere, with colours of its own and as wide as it likes.
+    Foreign,
+}
+
+impl Line {
+    fn new(left: impl Into<String>, look: Look) -> Self {
+        Self {
+            left: left.into(),
+            right: None,
+            look,
+        }
+    }
+
+    fn with_time(left: impl Into<String>, time: Duration, look: Look) -> Self {
+        Self {
+            right: Some(format::seconds(time)),
+            ..Self::new(left, look)
+        }
+    }
+
+    /// The line as text, at most `width` columns wide, and its width.
+    fn render(&self, style: Style, width: usize) -> (String, usize) {
+        if self.look == Look::Foreign {
+            return (self.left.clone(), columns(&neutralise_text(&self.left)));
+        }
+        let text = match &self.right {
+            Some(right) => justify(&self.left, right, width),
+            None => truncate(&self.left, width),
+        };
+        let columns = columns(&text);
+        let text = match self.look {
+            Look::Plain | Look::Foreign => text,
+            Look::Faint => style.faint(text),
+            Look::Done => style.done(text),
+            Look::Canceled => style.warning(text),
+            Look::Failed => style.error(text),
+        };
+        (text, columns)
+    }
 }
 
 impl Tty {
-    /// A display for a terminal whose size `size` tells.
-    pub(super) fn new(style: Style, size: AskSize) -> Self {
+    /// A display for a terminal whose size `ask` tells, with `log_lines` lines of output for each
+    /// running step.
+    pub(super) fn new(style: Style, log_lines: usize, ask: AskSize) -> Self {
         Self {
             style,
-            size,
-            drawn: 0,
+            size: ask(),
+            ask,
+            log_lines,
+            drawn: Vec::new(),
+            kept: VecDeque::new(),
+            folded: Vec::new(),
         }
     }
 
     /// Replaces the lower part: first `above`, which stays for good, then what runs now.
-    fn draw(&mut self, above: &str, rows: &[Row]) -> String {
-        let mut out = String::new();
-        if self.drawn > 0 {
-            // Row by row: some terminals take a cleared screen for lines worth keeping in their
-            // scrollback.
-            let up = format!("\x1b[{}A\r", self.drawn);
-            let _ = write!(out, "{up}{}{up}", "\x1b[2K\n".repeat(self.drawn));
+    fn draw(&mut self, above: Vec<Line>, rows: &[Line]) -> String {
+        let before = std::mem::replace(&mut self.size, (self.ask)());
+        let Size { width, height } = self.size;
+        let mut out = if width < before.width || height < before.height {
+            self.erase_moved(rows.len())
+        } else {
+            self.erase()
+        };
+        for line in above {
+            let (text, columns) = line.render(self.style, width);
+            let _ = writeln!(out, "{text}");
+            if self.kept.len() == KEPT {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((line, columns));
         }
-        out.push_str(above);
+        self.drawn.clear();
+        if rows.is_empty() {
+            return out;
+        }
         // Without automatic wrapping a row stays one row even where the terminal disagrees
         // about a character's width.
-        if !rows.is_empty() {
-            out.push_str("\x1b[?7l");
-            for row in rows {
-                let text = if row.faint {
-                    self.style.faint(&row.text)
-                } else {
-                    row.text.clone()
-                };
-                let _ = writeln!(out, "{text}");
-            }
-            out.push_str("\x1b[?7h");
+        out.push_str("\x1b[?7l");
+        for row in rows {
+            let (text, columns) = row.render(self.style, width);
+            let _ = writeln!(out, "{text}");
+            self.drawn.push(columns);
         }
-        self.drawn = rows.len();
+        out.push_str("\x1b[?7h");
         out
     }
 
-    fn ended_line(
-        &self,
-        vertex: &Vertex,
-        outcome: &Outcome,
-        elapsed: Duration,
-        width: usize,
-    ) -> Option<String> {
-        let (word, name) = match outcome {
-            Outcome::Done => ("", &vertex.name),
-            Outcome::Cached => ("CACHED ", &vertex.name),
-            Outcome::Failed(_) => ("ERROR ", &vertex.name),
-            Outcome::Canceled if vertex.started.is_none() => return None,
-            Outcome::Canceled => ("CANCELED ", &vertex.name),
-        };
-        let line = justify(
-            &format!(" => {word}{name}"),
-            &format::seconds(elapsed),
-            width,
-        );
-        Some(match outcome {
-            Outcome::Failed(_) => self.style.error(line),
-            Outcome::Canceled => self.style.warning(line),
-            Outcome::Done | Outcome::Cached => self.style.done(line),
-        })
+    /// Takes the lower part away, and what was typed behind it.
+    fn erase(&self) -> String {
+        match self.drawn.len() {
+            0 => String::new(),
+            // Row by row: some terminals take a cleared screen for lines worth keeping in their
+            // scrollback.
+            rows => {
+                let up = format!("\x1b[{rows}A\r");
+                format!("\r\x1b[2K{up}{}{up}", "\x1b[2K\n".repeat(rows))
+            }
+        }
     }
 
-    fn above(&self, trace: &Trace, changes: &[Change], width: usize) -> String {
-        let mut out = String::new();
+    /// Takes both parts away after the terminal became smaller, and shows again as much of the
+    /// upper one as fits above `below` rows.
+    fn erase_moved(&mut self, below: usize) -> String {
+        let Size { width, height } = self.size;
+        let taken = |columns: &usize| columns.div_ceil(width.max(1)).max(1);
+        let upper: usize = self.kept.iter().map(|(_, columns)| taken(columns)).sum();
+        let lower: usize = self.drawn.iter().map(taken).sum();
+        let up = (upper + lower).min(height.saturating_sub(1));
+        let mut out = String::from("\r");
+        if up > 0 {
+            let _ = write!(out, "\x1b[{up}A");
+        }
+        out.push_str("\x1b[J");
+        let mut room = height.saturating_sub(below + 1);
+        let mut first = self.kept.len();
+        for (place, (line, columns)) in self.kept.iter_mut().enumerate().rev() {
+            *columns = line.render(self.style, width).1;
+            let Some(left) = room.checked_sub(taken(columns)) else {
+                break;
+            };
+            room = left;
+            first = place;
+        }
+        for (line, _) in self.kept.iter().skip(first) {
+            let _ = writeln!(out, "{}", line.render(self.style, width).0);
+        }
+        out
+    }
+
+    /// What the changes add to the upper part.
+    fn above(&mut self, trace: &Trace, changes: &[Change]) -> Vec<Line> {
+        let mut lines = Vec::new();
         for change in changes {
             match change {
                 Change::Ended(id) => {
-                    let ended = trace.vertices.get(id).and_then(|vertex| {
-                        let (outcome, elapsed) = vertex.ended.as_ref()?;
-                        self.ended_line(vertex, outcome, *elapsed, width)
-                    });
-                    if let Some(line) = ended {
-                        let _ = writeln!(out, "{line}");
+                    let Some(vertex) = trace.vertices.get(id) else {
+                        continue;
+                    };
+                    match &vertex.ended {
+                        Some((Outcome::Cached, _)) => self.folded.push(vertex.name.clone()),
+                        Some((outcome, elapsed)) => {
+                            if let Some(line) = ended_line(vertex, outcome, *elapsed) {
+                                lines.extend(self.unfold());
+                                lines.push(line);
+                            }
+                        }
+                        None => {}
                     }
                 }
                 Change::Warning(text) => {
-                    let _ = writeln!(out, "{} {text}", self.style.warning("warning:"));
+                    let text = format!("{} {text}", self.style.warning("warning:"));
+                    lines.push(Line::new(text, Look::Foreign));
                 }
                 Change::Started(_) | Change::Line(..) | Change::Item(..) => {}
             }
         }
-        out
+        lines
+    }
+
+    /// The line of the steps that the cache has answered, which is then complete.
+    fn unfold(&mut self) -> Option<Line> {
+        let line = folded_line(&self.folded);
+        self.folded.clear();
+        line
+    }
+
+    /// The lower part: the last cached steps, a heading, then every running step with what it
+    /// does.
+    fn rows(&self, trace: &Trace, now: Duration) -> Vec<Line> {
+        let mut rows: Vec<Line> = folded_line(&self.folded).into_iter().collect();
+        rows.push(Line::new(heading(trace, now, ""), Look::Plain));
+        let running: Vec<&Vertex> = trace
+            .vertices
+            .values()
+            .filter(|vertex| vertex.is_running())
+            .collect();
+        // One row stays free for the cursor.
+        let most = (self.ask)().height.saturating_sub(1).max(1);
+        let mut spare = most.saturating_sub(rows.len() + running.len());
+        for (place, vertex) in running.iter().enumerate() {
+            let details = spare / (running.len() - place);
+            let step = step_rows(vertex, now, details, self.log_lines);
+            spare -= (step.len() - 1).min(spare);
+            rows.extend(step);
+        }
+        if rows.len() > most {
+            rows.truncate(most.saturating_sub(1));
+            rows.push(Line::new(" => …", Look::Faint));
+        }
+        rows
     }
 }
 
-/// The lower part: a heading, then every running step with what it does.
-fn rows(trace: &Trace, now: Duration, size: Size) -> Vec<Row> {
-    let mut rows = vec![Row {
-        text: truncate(&heading(trace, now, ""), size.width),
-        faint: false,
-    }];
-    let running: Vec<(&VertexId, &Vertex)> = trace
-        .vertices
-        .iter()
-        .filter(|(_, vertex)| vertex.is_running())
+fn ended_line(vertex: &Vertex, outcome: &Outcome, elapsed: Duration) -> Option<Line> {
+    let (word, look) = match outcome {
+        Outcome::Done => ("", Look::Done),
+        Outcome::Cached => ("CACHED ", Look::Done),
+        Outcome::Failed(_) => ("ERROR ", Look::Failed),
+        Outcome::Canceled if vertex.started.is_none() => return None,
+        Outcome::Canceled => ("CANCELED ", Look::Canceled),
+    };
+    let left = format!(" => {word}{}", vertex.name);
+    Some(Line::with_time(left, elapsed, look))
+}
+
+/// One line for any number of cached steps.
+fn folded_line(names: &[String]) -> Option<Line> {
+    let left = match names {
+        [] => return None,
+        [one] => format!(" => CACHED {one}"),
+        many => format!(" => CACHED {} steps: {}", many.len(), places(many)),
+    };
+    Some(Line::with_time(left, Duration::ZERO, Look::Done))
+}
+
+/// Where steps stand, in few words: `[builder 2-5/6] [2/3]`.
+fn places(names: &[String]) -> String {
+    let mut stages: Vec<(&str, &str, Vec<usize>)> = Vec::new();
+    let mut others: Vec<&str> = Vec::new();
+    for name in names {
+        let Some((stage, number, total)) = place(name) else {
+            others.push(name);
+            continue;
+        };
+        match stages
+            .iter_mut()
+            .find(|known| known.0 == stage && known.1 == total)
+        {
+            Some(known) => known.2.push(number),
+            None => stages.push((stage, total, vec![number])),
+        }
+    }
+    let mut words: Vec<String> = Vec::new();
+    for (stage, total, mut numbers) in stages {
+        numbers.sort_unstable();
+        let stage = if stage.is_empty() {
+            String::new()
+        } else {
+            format!("{stage} ")
+        };
+        words.push(format!("[{stage}{}/{total}]", ranges(&numbers)));
+    }
+    words.extend(others.into_iter().map(str::to_owned));
+    words.join(" ")
+}
+
+/// The parts of `[stage 2/5] …`.
+fn place(name: &str) -> Option<(&str, usize, &str)> {
+    let inside = name.strip_prefix('[')?.split_once(']')?.0;
+    let (stage, count) = inside.rsplit_once(' ').unwrap_or(("", inside));
+    let (number, total) = count.split_once('/')?;
+    Some((stage.trim_end(), number.parse().ok()?, total))
+}
+
+/// Ascending numbers with neighbours joined: `2-4,6`.
+fn ranges(numbers: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let texts: Vec<String> = runs
+        .into_iter()
+        .map(|(first, last)| match last - first {
+            0 => first.to_string(),
+            _ => format!("{first}-{last}"),
+        })
         .collect();
-    // One row stays free for the cursor, one is the heading.
-    let room = size.height.saturating_sub(2);
-    let details = room.saturating_sub(running.len()) / running.len().max(1);
-    for (_, vertex) in &running {
-        rows.extend(step_rows(vertex, now, size.width, details));
-    }
-    if rows.len() > room + 1 {
-        rows.truncate(room);
-        rows.push(Row {
-            text: truncate(" => …", size.width),
-            faint: true,
-        });
-    }
-    rows
+    texts.join(",")
 }
 
 fn heading(trace: &Trace, now: Duration, suffix: &str) -> String {
@@ -166,38 +352,27 @@ fn heading(trace: &Trace, now: Duration, suffix: &str) -> String {
         .count();
     let all = trace.vertices.len();
     format!(
-        "[+] building {} ({ended}/{all}){suffix}",
+        "[+] Building {} ({ended}/{all}){suffix}",
         format::seconds(now)
     )
 }
 
-/// A running step: its name and time, then at most `details` rows about its transfers and output.
-fn step_rows(vertex: &Vertex, now: Duration, width: usize, details: usize) -> Vec<Row> {
+/// A running step: its name and time, then at most `details` rows about its transfers and at most
+/// `log_lines` of its output.
+fn step_rows(vertex: &Vertex, now: Duration, details: usize, log_lines: usize) -> Vec<Line> {
     let elapsed = now.saturating_sub(vertex.started.unwrap_or(now));
-    let mut rows = vec![Row {
-        text: justify(
-            &format!(" => {}", vertex.name),
-            &format::seconds(elapsed),
-            width,
-        ),
-        faint: false,
-    }];
+    let name = format!(" => {}", vertex.name);
+    let mut rows = vec![Line::with_time(name, elapsed, Look::Plain)];
     let moving = vertex.items.iter().filter(|item| item.ended.is_none());
-    rows.extend(moving.take(details.min(MOST_ITEMS)).map(|item| Row {
-        text: item_text(item, now, width),
-        faint: true,
-    }));
-    let line = vertex.last_line();
-    if rows.len() <= details && !line.is_empty() {
-        rows.push(Row {
-            text: truncate(&format!(" => => {line}"), width),
-            faint: true,
-        });
-    }
+    let items = moving.take(details.min(MOST_ITEMS));
+    rows.extend(items.map(|item| item_line(item, now)));
+    let room = (details + 1 - rows.len()).min(log_lines);
+    let lines = vertex.last_lines(room).into_iter();
+    rows.extend(lines.map(|line| Line::new(format!(" => => # {line}"), Look::Faint)));
     rows
 }
 
-fn item_text(item: &Item, now: Duration, width: usize) -> String {
+fn item_line(item: &Item, now: Duration) -> Line {
     // A digest is recognised by its beginning; all of it would leave no room for the numbers.
     let name: String = match item.name.split_once("sha256:") {
         Some((before, hex)) if hex.len() > 12 => {
@@ -224,41 +399,36 @@ fn item_text(item: &Item, now: Duration, width: usize) -> String {
     } else {
         String::new()
     };
-    justify(
-        &format!(" => => {name}{amount}{rate}"),
-        &format::seconds(elapsed),
-        width,
-    )
+    let left = format!(" => => {name}{amount}{rate}");
+    Line::with_time(left, elapsed, Look::Faint)
 }
 
 impl Display for Tty {
     fn show(&mut self, trace: &Trace, changes: &[Change], now: Duration) -> String {
-        let size = (self.size)();
-        let above = self.above(trace, changes, size.width);
-        self.draw(&above, &rows(trace, now, size))
+        let above = self.above(trace, changes);
+        let rows = self.rows(trace, now);
+        self.draw(above, &rows)
     }
 
     fn note(&mut self, trace: &Trace, text: &str, now: Duration) -> String {
-        let size = (self.size)();
-        self.draw(text, &rows(trace, now, size))
+        let lines = text.lines().map(|line| Line::new(line, Look::Foreign));
+        let rows = self.rows(trace, now);
+        self.draw(lines.collect(), &rows)
     }
 
     fn finish(&mut self, trace: &Trace, now: Duration) -> String {
-        let size = (self.size)();
-        let mut unfinished = String::new();
+        let mut lines: Vec<Line> = self.unfold().into_iter().collect();
         for vertex in trace.vertices.values().filter(|vertex| vertex.is_running()) {
             let elapsed = now.saturating_sub(vertex.started.unwrap_or(now));
-            if let Some(line) = self.ended_line(vertex, &Outcome::Canceled, elapsed, size.width) {
-                let _ = writeln!(unfinished, "{line}");
-            }
+            lines.extend(ended_line(vertex, &Outcome::Canceled, elapsed));
         }
         let failed = trace
             .vertices
             .values()
             .any(|vertex| !matches!(vertex.ended, Some((Outcome::Done | Outcome::Cached, _))));
         let suffix = if failed { " FAILED" } else { " FINISHED" };
-        let heading = truncate(&heading(trace, now, suffix), size.width);
-        self.draw(&format!("{unfinished}{heading}\n"), &[])
+        lines.push(Line::new(heading(trace, now, suffix), Look::Plain));
+        self.draw(lines, &[])
     }
 
     fn frame_time(&self) -> Duration {
@@ -267,197 +437,5 @@ impl Display for Tty {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::script::Script;
-    use super::super::terminal::Colours;
-    use super::*;
-
-    /// A terminal just good enough to see what [`Tty`] draws. Anything else that it is sent
-    /// fails the test.
-    struct Screen {
-        lines: Vec<String>,
-        row: usize,
-        column: usize,
-        width: usize,
-    }
-
-    impl Screen {
-        fn of(text: &str, width: usize) -> Vec<String> {
-            let mut screen = Self {
-                lines: vec![String::new()],
-                row: 0,
-                column: 0,
-                width,
-            };
-            screen.write(text);
-            while screen.lines.last().is_some_and(String::is_empty) {
-                screen.lines.pop();
-            }
-            screen.lines
-        }
-
-        fn write(&mut self, mut text: &str) {
-            while let Some(c) = text.chars().next() {
-                let mut length = c.len_utf8();
-                match c {
-                    '\n' => {
-                        self.row += 1;
-                        if self.row == self.lines.len() {
-                            self.lines.push(String::new());
-                        }
-                        self.column = 0;
-                    }
-                    '\r' => self.column = 0,
-                    '\x1b' => length = self.control(text),
-                    c => {
-                        let columns = self.lines[self.row].chars().count();
-                        assert_eq!(columns, self.column, "a row is written over");
-                        self.lines[self.row].push(c);
-                        self.column += 1;
-                        assert!(
-                            self.column <= self.width,
-                            "too wide: {}",
-                            self.lines[self.row]
-                        );
-                    }
-                }
-                text = &text[length..];
-            }
-        }
-
-        fn control(&mut self, text: &str) -> usize {
-            let end = text
-                .find(|c: char| c.is_ascii_alphabetic())
-                .expect("a final byte");
-            match &text[2..=end] {
-                "2K" => self.lines[self.row].clear(),
-                "?7l" | "?7h" => {}
-                up => {
-                    let rows: usize = up.strip_suffix('A').expect("known").parse().expect("rows");
-                    self.row -= rows;
-                }
-            }
-            end + 1
-        }
-    }
-
-    fn tty(width: usize, height: usize) -> Tty {
-        Tty::new(Style::PLAIN, Box::new(move || Size { width, height }))
-    }
-
-    fn open(script: Script, width: usize, height: usize) -> Vec<String> {
-        let mut trace = Trace::new(Colours::Drop);
-        Screen::of(
-            &script.play_open(&mut trace, &mut tty(width, height)),
-            width,
-        )
-    }
-
-    fn build() -> Script {
-        Script::new()
-            .announce(0, "[1/3] FROM docker.io/library/golang:latest")
-            .announce(1, "[2/3] COPY . .")
-            .announce(2, "[3/3] RUN go build")
-            .start(0)
-            .start(1)
-            .at(1500)
-            .progress(0, "sha256:0123456789abcdef", 1_000_000, Some(4_000_000))
-            .at(3500)
-            .progress(0, "sha256:0123456789abcdef", 2_000_000, Some(4_000_000))
-    }
-
-    #[test]
-    fn running_steps_are_drawn_below_ended_ones() {
-        assert_eq!(
-            open(build().done(1, 100), 60, 24),
-            [
-                " => [2/3] COPY . .                                      0.1s",
-                "[+] building 3.5s (1/3)",
-                " => [1/3] FROM docker.io/library/golang:latest          3.5s",
-                " => => sha256:0123456789ab 2.00MB / 4.00MB  1.00MB/s    2.0s",
-            ]
-        );
-        let script = build()
-            .done(1, 100)
-            .cached(0)
-            .start(2)
-            .log(2, "downloading…\rdownloading modules")
-            .at(4000)
-            .tick();
-        assert_eq!(
-            open(script, 60, 24),
-            [
-                " => [2/3] COPY . .                                      0.1s",
-                " => CACHED [1/3] FROM docker.io/library/golang:latest   0.0s",
-                "[+] building 4.0s (2/3)",
-                " => [3/3] RUN go build                                  0.5s",
-                " => => downloading modules",
-            ]
-        );
-    }
-
-    #[test]
-    fn the_end_leaves_only_lines_that_stay() {
-        let script = build()
-            .done(0, 3500)
-            .done(1, 100)
-            .start(2)
-            .log(2, "a\n")
-            .at(5000)
-            .failed(2, "exit code: 1", 1500);
-        assert_eq!(
-            Screen::of(&script.play(&mut tty(50, 24)), 50),
-            [
-                " => [1/3] FROM docker.io/library/golang:late… 3.5s",
-                " => [2/3] COPY . .                            0.1s",
-                " => ERROR [3/3] RUN go build                  1.5s",
-                "[+] building 5.0s (3/3) FAILED",
-            ]
-        );
-        let script = Script::new()
-            .announce(0, "[1/1] COPY . .")
-            .start(0)
-            .done(0, 10);
-        assert_eq!(
-            Screen::of(&script.play(&mut tty(40, 24)), 40),
-            [
-                " => [1/1] COPY . .                  0.0s",
-                "[+] building 0.0s (1/1) FINISHED"
-            ]
-        );
-    }
-
-    #[test]
-    fn warnings_and_notes_stand_above() {
-        let mut trace = Trace::new(Colours::Drop);
-        let mut tty = tty(40, 24);
-        let mut text = build().warning("careful").play_open(&mut trace, &mut tty);
-        text.push_str(&tty.note(&trace, "a log message\n", Duration::from_secs(4)));
-        let screen = Screen::of(&text, 40);
-        assert_eq!(
-            screen[..3],
-            [
-                "warning: careful",
-                "a log message",
-                "[+] building 4.0s (0/3)"
-            ]
-        );
-    }
-
-    #[test]
-    fn nothing_is_taller_or_wider_than_the_terminal() {
-        for (width, height) in [(1, 1), (10, 3), (20, 5), (40, 8)] {
-            let mut script = Script::new();
-            for id in 0..30 {
-                script = script
-                    .announce(id, "[stage 1/1] RUN something long enough to be cut")
-                    .start(id)
-                    .log(id, "and a line of output that is also rather long\n")
-                    .progress(id, "sha256:0123456789abcdef", 1, Some(2));
-            }
-            // The screen of the test refuses what is too wide.
-            let lines = open(script.at(1000).tick(), width, height);
-            assert!(lines.len() <= height.max(2), "{lines:?}");
-        }
-    }
-}
+#[path = "tty_tests.rs"]
+mod tests;

@@ -324,18 +324,19 @@ pub(super) fn select_directory(
 impl StepContext {
     /// Carries out COPY or ADD. `tree` is what it copies from, nothing for `scratch`. With `--link`
     /// the layer is made as if there was nothing below, and is put on top of whatever there is.
-    /// `fresh`: the cache is not asked.
+    /// `fresh`: the cache is not asked. `begin` is called once everything that is read is there.
     pub(super) fn copy(
         &self,
         copy: &Copy,
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
         fresh: bool,
+        begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
         if !copy.link {
-            return self.copy_onto(copy, parent, tree, fresh);
+            return self.copy_onto(copy, parent, tree, fresh, begin);
         }
-        let mut result = self.copy_onto(copy, &empty_snapshot(), tree, fresh)?;
+        let mut result = self.copy_onto(copy, &empty_snapshot(), tree, fresh, begin)?;
         let mut key = CacheKeyBuilder::new("linked layer");
         let key = key.key(&parent.key).key(&result.snapshot.key).finish();
         let layers = parent.layers.iter().chain(&result.snapshot.layers);
@@ -352,10 +353,12 @@ impl StepContext {
         parent: &Snapshot,
         tree: Option<&Arc<dyn FileTree>>,
         fresh: bool,
+        begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
         let operation = operation_key(copy, parent);
         let _lock = self.lock(&operation)?;
         let view = self.view(parent)?;
+        begin();
         let owner = match &copy.chown {
             None => None,
             Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),

@@ -18,7 +18,11 @@ pub enum RunError {
         code: i32,
     },
     /// The program was ended by a signal.
-    #[error("process \"{command}\" did not complete successfully: killed by signal {signal}")]
+    #[error(
+        "process \"{command}\" did not complete successfully: exit code: {}: killed by {}",
+        128 + signal,
+        signal_name(*signal)
+    )]
     Signal {
         /// The command line.
         command: String,
@@ -96,6 +100,30 @@ pub enum RunError {
     /// The build was stopped.
     #[error("canceled")]
     Canceled,
+}
+
+/// A signal's name, with the likely cause of the one that nobody sends without one.
+pub fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL, perhaps out of memory",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
 }
 
 /// Turns a system error into one that says what was tried.

@@ -6,19 +6,22 @@
 
 mod error;
 pub(super) mod mounts;
+mod output;
+mod redact;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 
-pub use self::error::RunError;
 pub(super) use self::error::failed;
+pub use self::error::{RunError, signal_name};
 pub(super) use self::mounts::Assembly;
 use self::mounts::Prepared;
+use self::output::{Log, Output};
+use self::redact::Values;
 use super::mount_points::{Kind, MountPoints, root_entry};
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
@@ -31,7 +34,7 @@ use crate::sandbox::{
     XattrNamespace,
 };
 use crate::snapshot::{Materializer, Snapshot};
-use crate::solver::events::{Event, LogStream, VertexId};
+use crate::solver::events::{LogStream, Working};
 use crate::store::{NewLayer, PendingTree};
 
 /// The name that steps see as theirs.
@@ -53,8 +56,9 @@ impl StepContext {
         run: &Run,
         parent: &Snapshot,
         inputs: &Inputs<'_>,
-        id: VertexId,
+        name: &str,
         fresh: bool,
+        working: &Working,
     ) -> Result<StepResult, StepError> {
         let prepared = self.prepare_mounts(run, inputs, fresh)?;
         let key = run_key(run, parent, &prepared);
@@ -73,12 +77,22 @@ impl StepContext {
             .map_err(|reason| RunError::NoSandbox(reason.clone()))?;
         let view = self.view(parent)?;
         let user = Accounts::new(view.passwd(), view.group()).exec_user(&run.user)?;
+        self.materializer.trees(parent)?;
+        working.begin();
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
         let _cgroup = assembly.enter_cgroup(run)?;
         let upper = self.store().new_tree(self.materializer.form())?;
         prepare_upper(upper.path(), &view)?;
         let spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
-        let outcome = self.start(launcher, spec, assembly.passed, id)?;
+        let output = Arc::new(Output {
+            id: working.id(),
+            events: Arc::clone(&self.events),
+            logs: Arc::clone(&self.logs),
+            file_name: output::file_name(working.id(), name),
+            secrets: Values::new(self.seen_secrets(run)),
+            log: Mutex::new(Log::Empty),
+        });
+        let outcome = self.start(launcher, spec, assembly.passed, &output)?;
         succeed(run, outcome)?;
         self.commit(key, parent, &view, upper, &assembly.points)
     }
@@ -128,7 +142,7 @@ impl StepContext {
         launcher: &Launcher,
         spec: SandboxSpec,
         passed: Vec<OwnedFd>,
-        id: VertexId,
+        output: &Arc<Output>,
     ) -> Result<Outcome, StepError> {
         let (stdout, out_end) = pipe()?;
         let (stderr, err_end) = pipe()?;
@@ -148,8 +162,8 @@ impl StepContext {
         let killer = Arc::clone(&running);
         let _on_cancel = self.cancel.on_cancel(move || killer.kill());
         let readers = [
-            self.forward(stdout, LogStream::Stdout, id),
-            self.forward(stderr, LogStream::Stderr, id),
+            output.forward(stdout, LogStream::Stdout),
+            output.forward(stderr, LogStream::Stderr),
         ];
         let outcome = running.wait().map_err(RunError::Launcher)?;
         for reader in readers {
@@ -162,18 +176,11 @@ impl StepContext {
         Ok(outcome)
     }
 
-    fn forward(&self, from: OwnedFd, stream: LogStream, id: VertexId) -> JoinHandle<()> {
-        let events = Arc::clone(&self.events);
-        std::thread::spawn(move || {
-            let mut from = File::from(from);
-            let mut buffer = vec![0; 1 << 14];
-            while let Ok(n) = from.read(&mut buffer) {
-                if n == 0 {
-                    break;
-                }
-                let bytes = buffer[..n].to_vec();
-                events.emit(Event::Log { id, stream, bytes });
-            }
+    /// The values of the secrets that a step sees.
+    fn seen_secrets<'a>(&'a self, run: &'a Run) -> impl Iterator<Item = &'a [u8]> {
+        run.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Secret { id, .. } => self.secrets.get(id).map(Vec::as_slice),
+            _ => None,
         })
     }
 

@@ -95,7 +95,7 @@ impl StepContext {
         let is_directory = node.entry.is_directory();
         let destination = if is_directory { "/" } else { "/file" };
         let copy = Copy::literal(FileSystem::Context, source.to_owned(), destination);
-        let result = self.copy(&copy, &empty_snapshot(), Some(tree), fresh)?;
+        let result = self.copy(&copy, &empty_snapshot(), Some(tree), fresh, &|| {})?;
         let inside = if is_directory {
             Vec::new()
         } else {
@@ -294,7 +294,7 @@ impl StepContext {
         let copy = Copy::literal(FileSystem::Scratch, source, "/");
         let tree: Arc<dyn FileTree> =
             Arc::new(SnapshotTree::new(Arc::clone(&self.materializer), snapshot)?);
-        let copied = self.copy(&copy, &empty_snapshot(), Some(&tree), false)?;
+        let copied = self.copy(&copy, &empty_snapshot(), Some(&tree), false, &|| {})?;
         let what = "filling a cache mount";
         let root = File::open(folder).map_err(failed(what))?;
         for layer in &copied.snapshot.layers {

@@ -121,7 +121,7 @@ pub struct BuildArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
 
-    /// How progress is shown: auto, tty, plain, quiet [env: BUILDKIT_PROGRESS]
+    /// How progress is shown: auto, tty, plain, quiet, rawjson, none [env: BUILDKIT_PROGRESS]
     #[arg(long, value_name = "HOW")]
     pub(super) progress: Option<String>,
 

@@ -62,7 +62,8 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
     let result = match result {
         Ok(result) => result,
         Err(failure) => {
-            if context.interrupt.signal().is_none() {
+            // Programs were told already.
+            if context.interrupt.signal().is_none() && prepared.progress != ProgressMode::RawJson {
                 context
                     .stderr
                     .write_lines(&report.failed_output(context.style));
@@ -70,7 +71,11 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
             return Err(failure);
         }
     };
-    if prepared.progress != ProgressMode::Quiet {
+    let shows_summary = !matches!(
+        prepared.progress,
+        ProgressMode::Quiet | ProgressMode::Nothing | ProgressMode::RawJson
+    );
+    if shows_summary {
         let outputs = &prepared.request.outputs;
         let text = summary::summary(&result, outputs, report.elapsed(), context.style);
         context.stderr.write_lines(&text);

@@ -430,39 +430,22 @@ fn progress(
     arguments: &BuildArguments,
     environment: &Environment,
 ) -> Result<ProgressMode, Failure> {
-    let from_environment = environment.get("BUILDKIT_PROGRESS");
-    let (text, origin) = match (&arguments.progress, &from_environment) {
-        (Some(text), _) => (text.as_str(), "--progress"),
-        (None, Some(text)) => (text.as_str(), "BUILDKIT_PROGRESS"),
-        (None, None) => ("auto", "--progress"),
-    };
-    let mode = match text {
-        "auto" | "" => ProgressMode::Auto,
-        "plain" => ProgressMode::Plain,
-        "quiet" => ProgressMode::Quiet,
-        "tty" if origin == "--progress" => ProgressMode::Tty,
-        // A variable is set for a whole session, with and without terminals.
-        "tty" => ProgressMode::Auto,
-        "rawjson" | "none" => {
-            return Err(
-                Failure::user(format!("rbuild does not support {origin}={text} yet"))
-                    .hint("it is one of auto, plain, tty, quiet"),
-            );
-        }
-        _ => {
-            return Err(
-                Failure::user(format!("invalid value `{text}` for `{origin}`"))
-                    .hint("it is one of auto, plain, tty, quiet"),
-            );
-        }
+    let mode = match &arguments.progress {
+        None => ProgressMode::of_environment(environment)?,
+        Some(text) => ProgressMode::named(text).ok_or_else(|| {
+            Failure::user(format!("invalid value `{text}` for `--progress`"))
+                .hint(format!("it is one of {}", ProgressMode::NAMES))
+        })?,
     };
     if !arguments.quiet {
         return Ok(mode);
     }
     match &arguments.progress {
-        Some(text) if !matches!(text.as_str(), "auto" | "quiet" | "") => Err(Failure::user(
-            format!("`--quiet` and `--progress={text}` contradict each other"),
-        )),
+        Some(text) if !matches!(text.as_str(), "auto" | "quiet" | "none" | "") => {
+            Err(Failure::user(format!(
+                "`--quiet` and `--progress={text}` contradict each other"
+            )))
+        }
         _ => Ok(ProgressMode::Quiet),
     }
 }

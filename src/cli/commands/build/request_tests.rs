@@ -213,8 +213,8 @@ fn what_contradicts_itself_is_refused() {
             "`--quiet` and `--progress=plain` contradict each other",
         ),
         (
-            "--progress rawjson .",
-            "rbuild does not support --progress=rawjson yet",
+            "-q --progress rawjson .",
+            "`--quiet` and `--progress=rawjson` contradict each other",
         ),
         ("--progress loud .", "invalid value `loud` for `--progress`"),
         (
@@ -396,6 +396,9 @@ fn the_environment_fills_in() {
     assert_eq!(progress(".", ""), ProgressMode::Auto);
     assert_eq!(progress("--progress tty .", "plain"), ProgressMode::Tty);
     assert_eq!(progress("-q .", "plain"), ProgressMode::Quiet);
+    assert_eq!(progress(".", "rawjson"), ProgressMode::RawJson);
+    assert_eq!(progress("--progress none .", ""), ProgressMode::Nothing);
+    assert!(of(".", "BUILDKIT_PROGRESS", "loud").is_err());
     let platform = |line: &str, value: &str| {
         let request = of(line, "DOCKER_DEFAULT_PLATFORM", value).unwrap().request;
         request.platform.map(|platform| platform.to_string())

@@ -20,10 +20,15 @@ pub(super) fn summary(
         n if n == result.steps => ", every step cached".to_owned(),
         n => format!(", {n} of {} steps cached", result.steps),
     };
+    let compressed = match result.compressed_size {
+        Some(size) => format!(" ({} compressed)", format::bytes(size)),
+        None => String::new(),
+    };
     let mut out = format!(
-        "\nbuilt {} in {}{cached}\n",
+        "\nbuilt {}\nin {}{cached}\nsize {}{compressed}\n",
         result.image_id,
-        format::seconds(elapsed)
+        format::seconds(elapsed),
+        format::bytes(result.size),
     );
     let stored = has(outputs, |target| *target == OutputTarget::Store);
     let pushed = has(outputs, |target| {
@@ -117,6 +122,8 @@ mod tests {
             ),
             loaded: None,
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+            size: 4_567_000,
+            compressed_size: tags.is_empty().then_some(1_230_000),
             cached_steps: 3,
             steps: 9,
         }
@@ -138,11 +145,12 @@ mod tests {
     #[test]
     fn the_summary_says_what_to_do_next() {
         let id = Digest::of(b"config");
-        let built = format!("\nbuilt {id} in 12.3s, 3 of 9 steps cached\n");
+        let built = format!("\nbuilt {id}\nin 12.3s, 3 of 9 steps cached\nsize 4.57MB\n");
+        let compressed = built.replace("4.57MB", "4.57MB (1.23MB compressed)");
         assert_eq!(
             shown(&[], &[STORE]),
             format!(
-                "{built}next: `rbuild tag {} NAME` names it, `rbuild images` lists all\n",
+                "{compressed}next: `rbuild tag {} NAME` names it, `rbuild images` lists all\n",
                 &id.hex()[..12]
             )
         );
@@ -175,7 +183,7 @@ mod tests {
         let folder = OutputTarget::Folder { dest: "out".into() };
         assert_eq!(
             shown(&[], &[archive("a.tar"), archive("-"), folder]),
-            format!("{built}wrote a.tar\nwrote out\n")
+            format!("{compressed}wrote a.tar\nwrote out\n")
         );
     }
 

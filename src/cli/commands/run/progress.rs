@@ -46,7 +46,7 @@ impl OnDemand {
 
     fn start(&self) -> State {
         let interrupt = self.interrupt.clone();
-        let closed = move || interrupt.output_closed();
+        let closed = move |gone| interrupt.output_gone(gone);
         match Progress::start(self.mode, &self.environment, &self.stderr, closed) {
             Ok(progress) => State::Shown(progress),
             // No thread is to be had for it; the work goes on without.
