@@ -109,7 +109,9 @@ fn version_names_the_program_and_its_version() {
 fn help_names_every_command_and_flag() {
     let rbuild = Rbuild::new(&User::Caller);
     let help = rbuild.run(["--help"]).ok().text();
-    for command in ["build", "push", "pull", "tag", "images", "version"] {
+    for command in [
+        "build", "push", "pull", "save", "load", "tag", "images", "version",
+    ] {
         assert!(help.contains(command), "{command}:\n{help}");
     }
     let help = rbuild.run(["build", "--help"]).ok().text();
@@ -124,6 +126,8 @@ fn help_names_every_command_and_flag() {
         "--pull",
         "--output",
         "--push",
+        "--load",
+        "--annotation",
         "--iidfile",
         "--progress",
         "--quiet",

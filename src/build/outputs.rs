@@ -7,10 +7,10 @@ use super::assemble::{Assembled, measure};
 use super::run::BuildEnvironment;
 use super::transfer;
 use super::{BuildError, BuildRequest, Output, OutputTarget};
-use crate::digest::CacheKeyBuilder;
+use crate::digest::{CacheKeyBuilder, Digest};
 use crate::export::engine::{Engine, EngineError};
 use crate::export::registry;
-use crate::export::{ArchiveFormat, Destination, ExportError, Packaging, StoredImage, files};
+use crate::export::{ArchiveFormat, Destination, Packaging, StoredImage, files};
 use crate::export::{folder, oci};
 use crate::image::manifest::Descriptor;
 use crate::reference::Reference;
@@ -309,8 +309,16 @@ fn load(
     engine: Engine,
     outside: &OutsideHelper,
 ) -> Result<Descriptor, EngineError> {
+    engine.check_names(&names)?;
+    let manifest = image.pack(materializer)?.descriptor;
+    let ids = [
+        Digest::of(&image.config).to_string(),
+        manifest.digest.to_string(),
+    ];
+    if engine.has(outside, &names, &ids) {
+        return Ok(manifest);
+    }
     let image = image.export(materializer, names)?;
-    let (_, manifest) = image.manifest().map_err(ExportError::from)?;
     engine.load(outside, |pipe| {
         let images = std::slice::from_ref(&image);
         ArchiveFormat::Docker.write(images, None, pipe).map(drop)

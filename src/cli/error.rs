@@ -25,6 +25,7 @@ use super::ui::style::Style;
 use super::ui::terminal::{neutralise_text, write_all};
 use crate::build::{BuildError, Located, ResolveError};
 use crate::export::ExportError;
+use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
@@ -269,6 +270,9 @@ impl Failure {
             }
             BuildError::Push { .. } | BuildError::Pull { .. } => {
                 Self::from_error(ErrorKind::Registry, &error)
+            }
+            BuildError::Engine(EngineError::Nameless(_)) => {
+                Self::from_error(ErrorKind::User, &error)
             }
             BuildError::Snapshot(SnapshotError::Registry(error))
             | BuildError::Export(ExportError::Snapshot(SnapshotError::Registry(error))) => {

@@ -61,6 +61,8 @@ const GROUPS: [(&str, &[(&str, &[&str])]); 5] = [
             ("rm", &["rmi"]),
             ("remove", &["rmi"]),
             ("prune", &["prune", "--images"]),
+            ("save", &["save"]),
+            ("load", &["load"]),
         ],
     ),
     ("system", &[("df", &["df"]), ("prune", &["prune"])]),

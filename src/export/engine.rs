@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, PipeWriter};
 
 use super::ExportError;
+use crate::reference::Reference;
 use crate::sandbox::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 
 const BUFFER: usize = 256 * 1024;
@@ -45,6 +46,9 @@ pub enum EngineError {
         /// What its program said.
         said: String,
     },
+    /// The engine has no place for an image without a name.
+    #[error("{} keeps only images that have a name: add `-t NAME`", .0.name())]
+    Nameless(Engine),
     /// The image could not be read.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -69,7 +73,8 @@ impl Engine {
             // The client's own version would say nothing of a daemon.
             Self::Docker => program(["docker", "version", "--format", "{{.Server.Version}}"]),
             Self::Podman => program(["podman", "--version"]),
-            Self::Containerd => program(["ctr", "version"]),
+            // It waits for a socket that isn't there.
+            Self::Containerd => program(["ctr", "--connect-timeout", "2s", "version"]),
         }
     }
 
@@ -118,6 +123,47 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// Makes sure that the engine can keep an image under these names.
+    ///
+    /// # Errors
+    /// When it needs one and there is none.
+    pub fn check_names(self, names: &[Reference]) -> Result<(), EngineError> {
+        match self {
+            Self::Containerd if names.is_empty() => Err(EngineError::Nameless(self)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the engine has this image under all of these names already, as far as it can be
+    /// asked: sending an image again costs as much as the first time. `ids` are those that it may
+    /// know the image by: the digest of the config, or of the manifest.
+    pub fn has(self, outside: &OutsideHelper, names: &[Reference], ids: &[String]) -> bool {
+        let program = match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Containerd => return false,
+        };
+        if names.is_empty() {
+            return false;
+        }
+        let question = ["image", "inspect", "--format", "{{.Id}}"].map(OsString::from);
+        let words = question
+            .into_iter()
+            .chain(names.iter().map(|name| name.to_string().into()));
+        let question = words.fold(OutsideProgram::new(program), OutsideProgram::arg);
+        match outside.run(&question) {
+            Ok(output) if output.code == 0 => {
+                let answers = String::from_utf8_lossy(&output.stdout);
+                let is_known = |answer: &str| {
+                    let hex = answer.trim().trim_start_matches("sha256:");
+                    ids.iter().any(|id| id.ends_with(hex) && !hex.is_empty())
+                };
+                answers.lines().count() == names.len() && answers.lines().all(is_known)
+            }
+            _ => false,
+        }
     }
 
     /// Has the engine load the archive that `write` writes.

@@ -8,11 +8,14 @@
 //!   checks every digest on the way; [`Tree`] is a root file system, from an image or from a
 //!   folder that another tool unpacked.
 //! * [`Terminal`] is a pseudo-terminal and whoever sits before it.
-//! * [`Registry`] is Debian's `docker-registry` on a free port.
+//! * [`Registry`] is Debian's `docker-registry` on a free port; [`Docker`], [`Podman`] and
+//!   [`Containerd`] are engines with state of their own.
 //!
 //! What a test needs beyond Rust it asks for with [`needs`]: where that is missing, the test says
 //! so on standard error and passes, unless `RBUILD_TEST_REQUIRE_ALL=1` makes a skip a failure.
 
+mod engines;
+mod handmade;
 mod image;
 mod needs;
 mod process;
@@ -24,6 +27,8 @@ mod registry;
 mod tree;
 mod user;
 
+pub(crate) use engines::{Docker, Podman, write_program};
+pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use image::{Image, LayerTar, TarEntry};
 pub(crate) use needs::{Need, needs, skip};
 pub(crate) use process::{Finished, is_running, run_with_timeout};

@@ -162,6 +162,11 @@ impl Containerd {
         self.folder.as_ref().unwrap().path().join(name)
     }
 
+    /// The value of `CONTAINERD_ADDRESS` that leads to it.
+    pub(crate) fn address(&self) -> PathBuf {
+        self.path("sock")
+    }
+
     /// Runs `ctr ARGS`.
     pub(crate) fn ctr(&self, args: &[&str]) -> Finished {
         let mut command = Command::new(program("ctr").expect("no `ctr`"));

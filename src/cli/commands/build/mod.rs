@@ -137,7 +137,8 @@ fn deliver(prepared: &Prepared, result: &BuildResult) -> Result<(), Failure> {
 /// Writes a file that is whole when it has its name.
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
-        let mut out = Destination::open(file)?;
+        // Here `-` is a file like any other.
+        let mut out = Destination::open(&Path::new(".").join(file))?;
         out.write_all(text.as_bytes()).map_err(ExportError::Write)?;
         out.commit()
     };
