@@ -1,6 +1,7 @@
 //! One file per command: its options, and what it asks of the rooms below.
 
 pub mod build;
+pub mod completion;
 pub mod df;
 pub mod diff;
 pub mod doctor;
@@ -10,6 +11,7 @@ pub mod inspect;
 pub mod load;
 pub mod login;
 pub mod logout;
+pub mod man;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -232,6 +234,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rmi(arguments) => rmi::run(arguments, context),
         Command::Df(arguments) => df::run(arguments, context),
         Command::Prune(arguments) => prune::run(arguments, context),
+        Command::Completion(arguments) => completion::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
         Command::Version(arguments) => version::run(arguments),
     }
 }
