@@ -308,7 +308,7 @@ impl Materializer {
     ) -> Result<(Index, T), SnapshotError> {
         let tar = self
             .watched(layer, self.blob(layer, diff_id)?, watcher)
-            .and_then(|blob| compression::decompress(blob))
+            .and_then(compression::decompress)
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut tar = HashingStream::new(tar);
         let result = read(&mut tar).map_err(|source| SnapshotError::Layer {
