@@ -34,7 +34,7 @@ use super::error::Failure;
 use super::settings::Settings;
 use super::signals::Interrupt;
 use super::ui::style::Style;
-use super::ui::{Progress, ProgressMode, SharedStderr};
+use super::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::build::BuildEnvironment;
 use crate::digest::ImageId;
 use crate::layer::form::{Form, Ownership, XattrNamespace};
@@ -149,9 +149,9 @@ impl Context {
     ///
     /// # Errors
     /// When `--progress tty` was asked for without a terminal.
-    pub fn progress(&self, mode: ProgressMode) -> Result<Progress, Failure> {
+    pub fn progress(&self, mode: ProgressMode, phase: Phase) -> Result<Progress, Failure> {
         let interrupt = self.interrupt.clone();
-        Progress::start(mode, &self.environment, &self.stderr, move |gone| {
+        Progress::start(mode, phase, &self.environment, &self.stderr, move |gone| {
             interrupt.output_gone(gone);
         })
     }
