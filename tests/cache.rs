@@ -1,6 +1,6 @@
 //! What runs again and what doesn't.
 
-use crate::support::{Need, Project, Rbuild, User, each_user, needs};
+use crate::support::{Need, Project, Rbuild, User, each_user, needs, skip};
 
 const NOTHING: [&str; 0] = [];
 
@@ -307,4 +307,24 @@ fn what_followed_one_run_of_a_command_never_follows_another() {
     rbuild.build(&project).args(["--no-cache"]).fails();
     let third = rbuild.build(&project).image();
     assert_eq!(copy_and_run(&third), ("2\n".into(), "2\n".into()));
+}
+
+#[test]
+fn an_attribute_that_a_file_gets_later_is_noticed() {
+    let project = Project::with("FROM scratch\nCOPY file /file\n").file("file", "x");
+    let rbuild = Rbuild::new(&User::Caller);
+    rbuild.build(&project).ok();
+    // A file that changed just now isn't remembered; one that is two seconds old is.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    rbuild.build(&project).ok();
+    assert_eq!(rbuild.build(&project).ok().ran(), NOTHING);
+    let path = project.path().join("file");
+    let set = rustix::fs::setxattr(&path, "user.mark", b"1", rustix::fs::XattrFlags::empty());
+    if set.is_err() {
+        skip("the file system of temporary files keeps no attributes of users");
+        return;
+    }
+    let (image, log) = rbuild.build(&project).image_and_log();
+    assert_eq!(log.ran(), ["COPY file /file"]);
+    assert_eq!(image.tree().get("file").xattrs["user.mark"], b"1");
 }

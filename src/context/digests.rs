@@ -60,15 +60,28 @@ impl FileIdentity {
     }
 }
 
-/// The record of one directory: digests of its files by name.
-type Record = BTreeMap<Vec<u8>, (FileIdentity, [u8; 32])>;
+/// What is kept of one file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    identity: FileIdentity,
+    digest: [u8; 32],
+    /// It has no extended attribute that travels: a change of one would change `changed`.
+    is_plain: bool,
+}
+
+/// The record of one directory: what is kept of its files, by name.
+type Record = BTreeMap<Vec<u8>, Kept>;
+
+/// Extended attributes by name.
+pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 #[derive(Default)]
 struct Directory {
     /// Device and inode, the record's name in the store.
     id: (u64, u64),
     kept: Record,
-    seen: BTreeMap<Vec<u8>, FileIdentity>,
+    /// Files as they are now, and whether they have no extended attributes.
+    seen: BTreeMap<Vec<u8>, (FileIdentity, bool)>,
     changed: bool,
 }
 
@@ -96,13 +109,15 @@ impl ContextDigests {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a file's identity as it is now; `directory` is the folder it is in.
+    /// Takes note of a file's identity as it is now; `directory` is the folder it is in. Gives its
+    /// extended attributes, which are looked up only where it isn't known to have none.
     pub(super) fn seen(
         &self,
         directory: &OwnedFd,
         path: &[u8],
         identity: &FileIdentity,
-    ) -> io::Result<()> {
+        xattrs: impl FnOnce() -> Xattrs,
+    ) -> io::Result<Xattrs> {
         let (parent, name) = split_path(path);
         let mut directories = self.directories();
         if !directories.contains_key(parent) {
@@ -119,10 +134,15 @@ impl ContextDigests {
                 },
             );
         }
-        if let Some(directory) = directories.get_mut(parent) {
-            directory.seen.insert(name.to_vec(), identity.clone());
-        }
-        Ok(())
+        let Some(directory) = directories.get_mut(parent) else {
+            return Ok(xattrs());
+        };
+        let kept = directory.kept.get(name);
+        let is_plain = kept.is_some_and(|kept| kept.is_plain && kept.identity == *identity);
+        let xattrs = if is_plain { Xattrs::new() } else { xattrs() };
+        let seen = (identity.clone(), xattrs.is_empty());
+        directory.seen.insert(name.to_vec(), seen);
+        Ok(xattrs)
     }
 
     /// The digest of a file that was seen, if it is what it was when the digest was computed.
@@ -130,8 +150,8 @@ impl ContextDigests {
         let (parent, name) = split_path(path);
         let directories = self.directories();
         let directory = directories.get(parent)?;
-        let (identity, digest) = directory.kept.get(name)?;
-        (directory.seen.get(name)? == identity).then_some(*digest)
+        let kept = directory.kept.get(name)?;
+        (directory.seen.get(name)?.0 == kept.identity).then_some(kept.digest)
     }
 
     /// Keeps a digest that was computed after the file was seen.
@@ -141,15 +161,18 @@ impl ContextDigests {
         let Some(directory) = directories.get_mut(parent) else {
             return;
         };
-        let Some(identity) = directory.seen.get(name) else {
+        let Some((identity, is_plain)) = directory.seen.get(name) else {
             return;
         };
         if identity.changed.0.max(identity.modified.0) > self.now - RACY {
             return;
         }
-        directory
-            .kept
-            .insert(name.to_vec(), (identity.clone(), digest));
+        let kept = Kept {
+            identity: identity.clone(),
+            digest,
+            is_plain: *is_plain,
+        };
+        directory.kept.insert(name.to_vec(), kept);
         directory.changed = true;
     }
 

@@ -3,7 +3,6 @@
 //! Modes, times, links, devices and FIFOs are the folder's own; owners are not looked at. Sockets
 //! are left out. Of extended attributes only those come along that mean the same elsewhere.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +13,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
 use super::ContextError;
-use super::digests::{ContextDigests, FileIdentity};
+use super::digests::{ContextDigests, FileIdentity, Xattrs};
 use crate::fs::Root;
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
 use crate::snapshot::{FileTree, Node, TreeError};
@@ -112,15 +111,15 @@ impl LocalTree {
             }
             _ => {}
         }
-        if kind != EntryKind::Symlink {
-            entry.xattrs = xattrs(directory, &name);
-        }
         let identity = FileIdentity::of(stat);
         let several_names = kind == EntryKind::File && stat.st_nlink > 1;
-        if kind == EntryKind::File
-            && let Some(digests) = &self.digests
-        {
-            digests.seen(directory, &entry.path, &identity)?;
+        let attributes = || xattrs(directory, &name);
+        match (&self.digests, &kind) {
+            (_, EntryKind::Symlink) => {}
+            (Some(digests), EntryKind::File) => {
+                entry.xattrs = digests.seen(directory, &entry.path, &identity, attributes)?;
+            }
+            _ => entry.xattrs = attributes(),
         }
         Ok(Some(Node {
             entry,
@@ -264,8 +263,8 @@ fn list(directory: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Stat)>> {
 }
 
 /// Attributes that mean the same on another machine: the user's own, and file capabilities.
-fn xattrs(directory: &OwnedFd, name: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut found = BTreeMap::new();
+fn xattrs(directory: &OwnedFd, name: &[u8]) -> Xattrs {
+    let mut found = Xattrs::new();
     // The name is one component and is not followed, so the path can't leave the directory.
     let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(name);

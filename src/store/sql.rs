@@ -104,6 +104,7 @@ ALTER TABLE layers ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE layers ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN session INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN added INTEGER NOT NULL DEFAULT 0;
+DELETE FROM directories;
 UPDATE blobs SET used = unixepoch();
 UPDATE layers SET used = unixepoch();
 UPDATE images SET added = unixepoch();
