@@ -17,6 +17,7 @@ mod copy_into_existing;
 mod doctor;
 mod engines;
 mod errors;
+mod first_hour;
 mod flags;
 mod harness;
 mod hello_example;

@@ -94,16 +94,17 @@ fn a_terminal_shows_every_step_and_what_came_of_it() {
     assert_lines(
         &masked(&terminal.screen()),
         "
-         => [internal] load build definition                                        0.0s
-         => [internal] load metadata for busybox                                    0.0s
+         => [internal] load build definition from Dockerfile                        0.0s
+         => [internal] load metadata for docker.io/library/busybox:latest           0.0s
          => [1/5] FROM docker.io/library/busybox:latest@sha256:xxxxxxxxxxxxxxxxxxx… 0.0s
          => [internal] pull docker.io/library/busybox:latest                        0.0s
          => [2/5] WORKDIR /src                                                      0.0s
          => [3/5] COPY input .                                                      0.0s
+         => [internal] unpack docker.io/library/busybox:latest                      0.0s
          => [4/5] RUN echo one && echo two > made                                   0.0s
          => [5/5] RUN test -s made                                                  0.0s
          => exporting to image                                                      0.0s
-        [+] Building 0.0s (9/9) FINISHED
+        [+] Building 0.0s (10/10) FINISHED
 
         built sha256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
         in 0.0s
@@ -120,7 +121,7 @@ fn a_terminal_shows_every_step_and_what_came_of_it() {
         &masked(&terminal.screen()),
         "
          => [internal] load build definiti… 0.0s
-         => [internal] load metadata for b… 0.0s
+         => [internal] load metadata for d… 0.0s
          => [1/5] FROM docker.io/library/b… 0.0s
          => CACHED 4 steps: [2-5/5]         0.0s
          => exporting to image              0.0s

@@ -8,8 +8,9 @@ use tokio::runtime::Handle;
 
 use crate::digest::CacheKeyBuilder;
 use crate::image::manifest::Descriptor;
+use crate::reference::Reference;
 use crate::registry::{Client, Progress, WriteSink};
-use crate::snapshot::{FetchBlobs, RemoteBlob, SnapshotError};
+use crate::snapshot::{FetchBlobs, RemoteBlob, SnapshotError, Unpacking};
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Activity, Outcome, Reporter};
 use crate::store::Store;
@@ -34,17 +35,19 @@ pub(super) struct Pulls(Mutex<BTreeMap<String, Weak<Pull>>>);
 /// A pull as it is shown, until the last step that waits for it has what it wants.
 struct Pull {
     activity: Option<Activity>,
+    cancel: Cancel,
     outcome: Mutex<Outcome>,
 }
 
 impl Pulls {
-    fn join(&self, name: &str, reporter: &Arc<Reporter>) -> Arc<Pull> {
+    fn join(&self, name: &str, reporter: &Arc<Reporter>, cancel: &Cancel) -> Arc<Pull> {
         let mut pulls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pull) = pulls.get(name).and_then(Weak::upgrade) {
             return pull;
         }
         let pull = Arc::new(Pull {
             activity: Some(reporter.begin(name)),
+            cancel: cancel.clone(),
             outcome: Mutex::new(Outcome::Canceled),
         });
         pulls.insert(name.to_owned(), Arc::downgrade(&pull));
@@ -60,12 +63,12 @@ impl Pull {
     }
 
     /// Says how it ended for one of those who wait; a failure stands.
-    fn note(&self, result: &Result<(), SnapshotError>) {
+    fn note(&self, result: Result<(), &SnapshotError>) {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             _ if matches!(*outcome, Outcome::Failed(_)) => {}
             Ok(()) => *outcome = Outcome::Done,
-            Err(SnapshotError::Canceled) => {}
+            Err(_) if self.cancel.is_canceled() => {}
             Err(error) => *outcome = Outcome::Failed(error.to_string()),
         }
     }
@@ -93,7 +96,7 @@ impl FetchBlobs for Fetcher {
             return Ok(());
         };
         let name = format!("[internal] pull {}", first.repository);
-        let pull = self.pulls.join(&name, &self.reporter);
+        let pull = self.pulls.join(&name, &self.reporter, &self.cancel);
         let all = stream::iter(missing)
             .map(|blob| self.fetch_one(blob, &pull))
             .buffer_unordered(AT_ONCE)
@@ -105,8 +108,25 @@ impl FetchBlobs for Fetcher {
                 () = self.cancel.canceled() => Err(SnapshotError::Canceled),
             }
         });
-        pull.note(&result);
+        pull.note(result.as_ref().map(drop));
         result
+    }
+
+    fn unpack(&self, image: &Reference) -> Arc<dyn Unpacking> {
+        let name = format!("[internal] unpack {image}");
+        self.pulls.join(&name, &self.reporter, &self.cancel)
+    }
+}
+
+impl Unpacking for Pull {
+    fn progress(&self, layer: &RemoteBlob, current: u64, total: u64) -> bool {
+        let item = format!("extracting {}", layer.digest);
+        Pull::progress(self, &item, current, Some(total));
+        !self.cancel.is_canceled()
+    }
+
+    fn end(&self, result: Result<(), &SnapshotError>) {
+        self.note(result);
     }
 }
 

@@ -11,13 +11,14 @@ use super::assemble::{Assembled, assemble, compressed_size};
 use super::error::{BuildError, Located};
 use super::fetch::{Fetcher, Pulls};
 use super::resolve::Resolver;
-use super::{BuildRequest, BuildResult, dockerfile, inputs, outputs};
+use super::{BuildRequest, BuildResult, DockerfileSource, dockerfile, inputs, outputs};
 use crate::dockerfile as language;
 use crate::graph::lowering::{Lowered, lower};
 use crate::graph::plan::{ImageKey, Options, Plan};
 use crate::graph::{BaseImage, Operation};
 use crate::layer::form::Form;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::registry::Client;
 use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::Materializer;
@@ -85,7 +86,10 @@ pub async fn build(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
-    let activity = reporter.begin("[internal] load build definition");
+    let activity = reporter.begin(&format!(
+        "[internal] load build definition from {}",
+        dockerfile_name(&request)
+    ));
     let opened = activity.end(dockerfile::open(&request, &environment.store, stdin))?;
     let source = opened.dockerfile;
     let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
@@ -137,6 +141,18 @@ pub async fn build(
         cached_steps,
         steps,
     })
+}
+
+/// The Dockerfile's name as it is shown, without its folder.
+fn dockerfile_name(request: &BuildRequest) -> String {
+    let path = match &request.dockerfile {
+        DockerfileSource::File(path) => path.file_name(),
+        DockerfileSource::Default | DockerfileSource::Stdin => None,
+    };
+    path.map_or_else(
+        || "Dockerfile".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 async fn whole(
@@ -193,8 +209,12 @@ async fn resolve_all(
         let resolving = missing.into_iter().map(|(key, span)| {
             let (resolver, reporter) = (&resolver, Arc::clone(reporter));
             async move {
-                let activity =
-                    reporter.begin(&format!("[internal] load metadata for {}", key.name));
+                let named: Result<Reference, _> = key.name.parse();
+                let name = named.map_or_else(
+                    |_| key.name.clone(),
+                    |name| name.with_default_tag().to_string(),
+                );
+                let activity = reporter.begin(&format!("[internal] load metadata for {name}"));
                 let image = activity.end(resolver.resolve(&key).await);
                 let image = image.map_err(|error| BuildError::Resolve {
                     located: source.at(span, error.to_string()),

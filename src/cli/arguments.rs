@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
+use super::commands::completion::CompletionArguments;
 use super::commands::df::DfArguments;
 use super::commands::diff::DiffArguments;
 use super::commands::doctor::DoctorArguments;
@@ -21,6 +22,7 @@ use super::commands::inspect::InspectArguments;
 use super::commands::load::LoadArguments;
 use super::commands::login::LoginArguments;
 use super::commands::logout::LogoutArguments;
+use super::commands::man::ManArguments;
 use super::commands::prune::PruneArguments;
 use super::commands::pull::PullArguments;
 use super::commands::push::PushArguments;
@@ -94,6 +96,11 @@ pub enum Command {
     Login(LoginArguments),
     /// Forget the credentials for a registry
     Logout(LogoutArguments),
+    /// Write a script by which a shell completes commands and options
+    Completion(CompletionArguments),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(ManArguments),
     /// Show rbuild's version
     Version(VersionArguments),
 }
@@ -162,6 +169,27 @@ impl Stop {
             Self::Fail(failure) => failure.report(style),
         }
     }
+}
+
+/// What clap knows: every command with its options, hidden ones too.
+pub fn definition() -> clap::Command {
+    Line::command()
+}
+
+/// What clap knows, without what is hidden: for shells, which would offer that too.
+pub(super) fn visible() -> clap::Command {
+    fn visible(command: &clap::Command) -> clap::Command {
+        let options = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        let commands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        clap::Command::new(command.get_name().to_owned())
+            .about(command.get_about().cloned().unwrap_or_default())
+            .version(command.get_version().unwrap_or_default().to_owned())
+            .disable_version_flag(command.get_version().is_none())
+            .disable_help_flag(command.is_disable_help_flag_set())
+            .args(options.cloned())
+            .subcommands(commands.map(visible))
+    }
+    visible(&definition())
 }
 
 /// Understands a command line, the program's name first.

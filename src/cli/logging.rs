@@ -6,8 +6,9 @@
 
 use std::io::{self, Write};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::environment::Environment;
 use super::settings::Settings;
@@ -15,25 +16,29 @@ use super::ui::{SharedStderr, stderr_style};
 
 /// Begins to show log messages. Later calls in one process change nothing.
 pub fn start(settings: &Settings, environment: &Environment, stderr: &SharedStderr) {
-    let level = match settings.verbosity {
-        0 => "warn",
-        1 => "warn,rbuild=info",
-        2 => "info,rbuild=debug",
-        _ => "debug,rbuild=trace",
-    };
-    let filter = environment
-        .get("RBUILD_LOG")
-        .and_then(|filter| EnvFilter::try_new(filter).ok())
-        .unwrap_or_else(|| EnvFilter::new(level));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = environment.get("RBUILD_LOG");
+    let filter = filter.and_then(|filter| filter.parse::<Targets>().ok());
+    let filter = filter.unwrap_or_else(|| by_verbosity(settings.verbosity));
+    let shown = tracing_subscriber::fmt::layer()
         .with_ansi(stderr_style(environment).colours())
         .with_target(settings.verbosity > 1)
         .without_time()
-        .with_writer(Lines(stderr.clone()))
-        .finish();
+        .with_writer(Lines(stderr.clone()));
+    let subscriber = tracing_subscriber::registry().with(filter).with(shown);
     // Fails only where a subscriber exists already.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+fn by_verbosity(verbosity: u8) -> Targets {
+    let (others, ours) = match verbosity {
+        0 => (LevelFilter::WARN, LevelFilter::WARN),
+        1 => (LevelFilter::WARN, LevelFilter::INFO),
+        2 => (LevelFilter::INFO, LevelFilter::DEBUG),
+        _ => (LevelFilter::DEBUG, LevelFilter::TRACE),
+    };
+    Targets::new()
+        .with_default(others)
+        .with_target("rbuild", ours)
 }
 
 /// Makes a writer for each message.

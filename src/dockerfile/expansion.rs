@@ -164,14 +164,32 @@ pub fn expand_heredoc_with_names(
 /// An instruction's text with the variables that are set replaced and all else as it is: the
 /// name of a step. Text that can't be expanded comes back as it is.
 pub fn expand_for_display(text: &str, lookup: &Lookup<'_>, escape: char) -> String {
-    let mode = Mode {
-        raw_quotes: true,
-        keep_unset: true,
-        ..Mode::default()
+    let (own, shells) = text.split_at(shell_text(text));
+    let expand = |text: &str, use_defaults: bool| {
+        let mode = Mode {
+            raw_quotes: true,
+            keep_unset: true,
+            use_defaults,
+            ..Mode::default()
+        };
+        match Lexer::new(text, lookup, escape, mode).run() {
+            Ok((expanded, _)) => expanded,
+            Err(_) => text.to_owned(),
+        }
     };
-    match Lexer::new(text, lookup, escape, mode).run() {
-        Ok((expanded, _)) => expanded,
-        Err(_) => text.to_owned(),
+    expand(own, true) + &expand(shells, false)
+}
+
+/// Where the text begins that a shell of the step expands itself: behind the flags of RUN.
+fn shell_text(text: &str) -> usize {
+    let is_run = |word: &str| word.eq_ignore_ascii_case("run");
+    let mut words = text.split_inclusive(char::is_whitespace);
+    match words.next() {
+        Some(first) if is_run(first.trim_end()) => {
+            let flags = words.take_while(|word| word.trim().is_empty() || word.starts_with("--"));
+            first.len() + flags.map(str::len).sum::<usize>()
+        }
+        _ => text.len(),
     }
 }
 
@@ -215,8 +233,10 @@ struct Mode {
     raw_escapes: bool,
     /// Quotes are characters like any other.
     keep_quotes_unread: bool,
-    /// Unset variables stay as written.
+    /// Unset variables stay as written…
     keep_unset: bool,
+    /// …but for those with a default.
+    use_defaults: bool,
 }
 
 struct Lexer<'a> {
@@ -443,7 +463,8 @@ impl<'a> Lexer<'a> {
     fn conditional(&mut self, name: &str, empty_is_unset: bool, modifier: char) -> Read<String> {
         let (word, _) = self.until(Some('}'), false)?;
         let value = self.value(name);
-        if value.is_none() && self.mode.keep_unset {
+        let has_default = self.mode.use_defaults && modifier != '?';
+        if value.is_none() && self.mode.keep_unset && !has_default {
             let colon = if empty_is_unset { ":" } else { "" };
             return Ok(format!("${{{name}{colon}{modifier}{word}}}"));
         }

@@ -44,6 +44,46 @@ pub trait FetchBlobs: Send + Sync {
     /// # Errors
     /// When one can't be had.
     fn fetch(&self, blobs: &[RemoteBlob]) -> Result<(), SnapshotError>;
+
+    /// Layers of an image are about to be unpacked.
+    fn unpack(&self, image: &Reference) -> Arc<dyn Unpacking>;
+}
+
+/// Watches layers of an image that are being unpacked, and may stop it.
+pub trait Unpacking: Send + Sync {
+    /// So many bytes of a layer's blob, of so many, have been read. Gives whether to go on.
+    fn progress(&self, layer: &RemoteBlob, current: u64, total: u64) -> bool;
+
+    /// Everything is unpacked, or something can't be.
+    fn end(&self, result: Result<(), &SnapshotError>);
+}
+
+/// A layer's blob while it is read under somebody's eyes.
+struct Watched {
+    blob: File,
+    total: u64,
+    current: u64,
+    told: u64,
+    layer: RemoteBlob,
+    watcher: Arc<dyn Unpacking>,
+}
+
+/// So many bytes are read between two looks.
+const WATCHED_PIECE: u64 = 1 << 20;
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.blob.read(buffer)?;
+        self.current += count as u64;
+        let is_end = count == 0 && self.told != self.current;
+        if is_end || self.current - self.told >= WATCHED_PIECE {
+            self.told = self.current;
+            if !self.watcher.progress(&self.layer, self.current, self.total) {
+                return Err(io::Error::other(SnapshotError::Canceled));
+            }
+        }
+        Ok(count)
+    }
 }
 
 /// Makes the shapes of layers that steps ask for.
@@ -138,8 +178,9 @@ impl Materializer {
             return Ok(index);
         }
         let diff_id = self.required_diff_id(layer)?;
-        let (index, ()) =
-            self.read_verified(layer, diff_id, |tar| Ok((tar_reader::read_index(tar)?, ())))?;
+        let (index, ()) = self.read_verified(layer, diff_id, None, |tar| {
+            Ok((tar_reader::read_index(tar)?, ()))
+        })?;
         self.store.put_index(layer, &index)?;
         Ok(Arc::new(index))
     }
@@ -198,16 +239,46 @@ impl Materializer {
         self.fetch_missing(&snapshot.layers, |layer| {
             Ok(self.store.tree(layer, &self.form)?.is_none())
         })?;
+        let watcher = self.watcher(&snapshot.layers)?;
+        let trees = self.unpack(&snapshot.layers, watcher.as_ref());
+        if let Some(watcher) = watcher {
+            watcher.end(trees.as_ref().map(drop));
+        }
+        trees
+    }
+
+    /// Who watches the unpacking of those layers that came from a registry and have no tree yet.
+    fn watcher(&self, layers: &[LayerId]) -> Result<Option<Arc<dyn Unpacking>>, SnapshotError> {
+        for layer in layers {
+            if let Some(remote) = self.remote(*layer)
+                && self.store.tree(*layer, &self.form)?.is_none()
+            {
+                return Ok(Some(self.fetcher.unpack(&remote.repository)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn unpack(
+        &self,
+        layers: &[LayerId],
+        watcher: Option<&Arc<dyn Unpacking>>,
+    ) -> Result<Vec<PathBuf>, SnapshotError> {
         let mut below = View::default();
-        let mut trees = Vec::with_capacity(snapshot.layers.len());
-        for layer in &snapshot.layers {
-            trees.push(self.tree(*layer, &below)?);
+        let mut trees = Vec::with_capacity(layers.len());
+        for layer in layers {
+            trees.push(self.tree(*layer, &below, watcher)?);
             below.push(self.index(*layer)?);
         }
         Ok(trees)
     }
 
-    fn tree(&self, layer: LayerId, below: &View) -> Result<PathBuf, SnapshotError> {
+    fn tree(
+        &self,
+        layer: LayerId,
+        below: &View,
+        watcher: Option<&Arc<dyn Unpacking>>,
+    ) -> Result<PathBuf, SnapshotError> {
         if let Some(tree) = self.store.tree(layer, &self.form)? {
             return Ok(tree);
         }
@@ -218,7 +289,7 @@ impl Materializer {
         let diff_id = self.required_diff_id(layer)?;
         let pending = self.store.new_tree(&self.form)?;
         let root = File::open(pending.path()).map_err(SnapshotError::io("opening a new tree"))?;
-        let (index, ()) = self.read_verified(layer, diff_id, |tar| {
+        let (index, ()) = self.read_verified(layer, diff_id, watcher, |tar| {
             Ok((apply::extract(tar, root.as_fd(), &self.form, below)?, ()))
         })?;
         if self.store.index(layer)?.is_none() {
@@ -232,9 +303,12 @@ impl Materializer {
         &self,
         layer: LayerId,
         diff_id: DiffId,
+        watcher: Option<&Arc<dyn Unpacking>>,
         read: impl FnOnce(&mut dyn Read) -> Result<(Index, T), LayerError>,
     ) -> Result<(Index, T), SnapshotError> {
-        let tar = compression::decompress(self.blob(layer, diff_id)?)
+        let tar = self
+            .watched(layer, self.blob(layer, diff_id)?, watcher)
+            .and_then(compression::decompress)
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut tar = HashingStream::new(tar);
         let result = read(&mut tar).map_err(|source| SnapshotError::Layer {
@@ -254,6 +328,25 @@ impl Materializer {
         }
         self.store.set_diff_id(layer, diff_id, size)?;
         Ok(result)
+    }
+
+    fn watched(
+        &self,
+        layer: LayerId,
+        blob: File,
+        watcher: Option<&Arc<dyn Unpacking>>,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match (watcher, self.remote(layer)) {
+            (Some(watcher), Some(layer)) => Box::new(Watched {
+                total: blob.metadata()?.len(),
+                blob,
+                current: 0,
+                told: 0,
+                layer,
+                watcher: Arc::clone(watcher),
+            }),
+            _ => Box::new(blob),
+        })
     }
 
     /// The layer's tar, compressed or not, fetched where it isn't here.

@@ -14,7 +14,7 @@ pub mod origin;
 mod source;
 
 pub use content::Content;
-pub use materialize::{FetchBlobs, Materializer, RemoteBlob};
+pub use materialize::{FetchBlobs, Materializer, RemoteBlob, Unpacking};
 pub use source::{FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
 use crate::digest::{CacheKey, DiffId};

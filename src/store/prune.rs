@@ -148,7 +148,7 @@ impl Store {
             let ids = transaction
                 .prepare(
                     "SELECT id FROM images WHERE session < ?1 AND added < ?2
-                     AND (?3 OR id NOT IN (SELECT image FROM tags)) ORDER BY added, id",
+                     AND (?3 OR id NOT IN (SELECT image FROM tags)) ORDER BY id",
                 )?
                 .query_map(params![oldest.0, seconds(prune.before), all], |row| {
                     sql::required_digest(row, 0).map(ImageId)
@@ -159,6 +159,7 @@ impl Store {
                 images.push((id, sql::tags(transaction, &id)?));
                 sql::delete_image(transaction, &id)?;
             }
+            images.sort_by(|(_, a), (_, b)| a.cmp(b));
             Ok(images)
         })
     }

@@ -92,6 +92,21 @@ impl Rbuild {
         command
     }
 
+    /// A script that runs rbuild, to be run by the caller.
+    pub(crate) fn shell_command(&self, script: impl AsRef<OsStr>) -> Command {
+        // A user who can't reach the repository is given the text.
+        let text = std::fs::read_to_string(script.as_ref()).unwrap();
+        let copy = self.out().join("script.sh");
+        std::fs::write(&copy, text).unwrap();
+        let mut command = self.user.command("sh");
+        command
+            .arg(copy)
+            .env("HOME", self.home())
+            .env("RBUILD_ROOT", self.store())
+            .current_dir(self.out());
+        command
+    }
+
     /// Runs `rbuild ARGS`.
     pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
         let mut command = self.command();

@@ -11,7 +11,7 @@ use super::Context;
 use crate::build::{self, LoadedImage};
 use crate::cli::error::Failure;
 use crate::cli::output;
-use crate::cli::ui::ProgressMode;
+use crate::cli::ui::{Phase, ProgressMode};
 use crate::platform::Platform;
 use crate::store::ImageFile;
 
@@ -41,11 +41,12 @@ pub async fn run(arguments: LoadArguments, context: &Context) -> Result<(), Fail
         None => ImageFile::Stdin(stdin()?),
     };
     let environment = context.build_environment(None)?;
-    let progress = context.progress(if arguments.quiet {
+    let mode = if arguments.quiet {
         ProgressMode::Quiet
     } else {
-        ProgressMode::Auto
-    })?;
+        ProgressMode::of_environment(&context.environment)?
+    };
+    let progress = context.progress(mode, Phase::Loading)?;
     let loaded = build::load(from, arguments.platform, &environment, progress.sink()).await;
     progress.finish();
     let loaded = loaded.map_err(|error| Failure::of_build(error, context.style))?;

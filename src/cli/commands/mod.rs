@@ -1,6 +1,7 @@
 //! One file per command: its options, and what it asks of the rooms below.
 
 pub mod build;
+pub mod completion;
 pub mod df;
 pub mod diff;
 pub mod doctor;
@@ -10,6 +11,7 @@ pub mod inspect;
 pub mod load;
 pub mod login;
 pub mod logout;
+pub mod man;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -32,7 +34,7 @@ use super::error::Failure;
 use super::settings::Settings;
 use super::signals::Interrupt;
 use super::ui::style::Style;
-use super::ui::{Progress, ProgressMode, SharedStderr};
+use super::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::build::BuildEnvironment;
 use crate::digest::ImageId;
 use crate::layer::form::{Form, Ownership, XattrNamespace};
@@ -147,9 +149,9 @@ impl Context {
     ///
     /// # Errors
     /// When `--progress tty` was asked for without a terminal.
-    pub fn progress(&self, mode: ProgressMode) -> Result<Progress, Failure> {
+    pub fn progress(&self, mode: ProgressMode, phase: Phase) -> Result<Progress, Failure> {
         let interrupt = self.interrupt.clone();
-        Progress::start(mode, &self.environment, &self.stderr, move |gone| {
+        Progress::start(mode, phase, &self.environment, &self.stderr, move |gone| {
             interrupt.output_gone(gone);
         })
     }
@@ -232,6 +234,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rmi(arguments) => rmi::run(arguments, context),
         Command::Df(arguments) => df::run(arguments, context),
         Command::Prune(arguments) => prune::run(arguments, context),
+        Command::Completion(arguments) => completion::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
         Command::Version(arguments) => version::run(arguments),
     }
 }

@@ -6,7 +6,7 @@ use super::{Context, parse_reference};
 use crate::build;
 use crate::cli::error::Failure;
 use crate::cli::output;
-use crate::cli::ui::ProgressMode;
+use crate::cli::ui::{Phase, ProgressMode};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -50,11 +50,12 @@ async fn pull(
     context: &Context,
 ) -> Result<(), Failure> {
     let environment = context.build_environment(None)?;
-    let progress = context.progress(if quiet {
+    let mode = if quiet {
         ProgressMode::Quiet
     } else {
         ProgressMode::of_environment(&context.environment)?
-    })?;
+    };
+    let progress = context.progress(mode, Phase::Pulling)?;
     let platform = platform.cloned().unwrap_or_else(Platform::host);
     let pulled = build::pull(reference, &platform, &environment, progress.sink()).await;
     progress.finish();

@@ -6,7 +6,7 @@ use super::{Context, parse_reference};
 use crate::build;
 use crate::cli::error::Failure;
 use crate::cli::output;
-use crate::cli::ui::ProgressMode;
+use crate::cli::ui::{Phase, ProgressMode};
 use crate::export::registry::Pushed;
 use crate::reference::Reference;
 
@@ -42,11 +42,12 @@ pub async fn run(arguments: PushArguments, context: &Context) -> Result<(), Fail
 /// Uploads the image that has this name in the store.
 async fn push(reference: &Reference, quiet: bool, context: &Context) -> Result<Pushed, Failure> {
     let environment = context.build_environment(None)?;
-    let progress = context.progress(if quiet {
+    let mode = if quiet {
         ProgressMode::Quiet
     } else {
         ProgressMode::of_environment(&context.environment)?
-    })?;
+    };
+    let progress = context.progress(mode, Phase::Pushing)?;
     let pushed = build::push(reference, &environment, progress.sink()).await;
     progress.finish();
     pushed.map_err(|error| Failure::of_build(error, context.style))

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::{Context, find_image, parse_reference};
 use crate::build::{self, SavedArchive};
 use crate::cli::error::Failure;
-use crate::cli::ui::ProgressMode;
+use crate::cli::ui::{Phase, ProgressMode};
 use crate::digest::ImageId;
 use crate::export::ArchiveFormat;
 use crate::platform::Platform;
@@ -81,7 +81,7 @@ pub async fn run(arguments: SaveArguments, context: &Context) -> Result<(), Fail
         dest,
     };
     // Docker's command shows nothing, and standard output may be the archive.
-    let progress = context.progress(ProgressMode::Quiet)?;
+    let progress = context.progress(ProgressMode::Quiet, Phase::Saving)?;
     let saved = build::save(archive, &environment, progress.sink()).await;
     progress.finish();
     saved.map_err(|error| Failure::of_build(error, context.style))

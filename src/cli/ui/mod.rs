@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use self::display::Display;
 use self::style::Style;
 use self::terminal::{Colours, Size};
-use self::trace::Trace;
+use self::trace::{Trace, Vertex};
 use super::environment::Environment;
 use super::error::Failure;
 use crate::solver::events::{Event, EventSink, Outcome};
@@ -81,6 +81,11 @@ impl ProgressMode {
         })
     }
 
+    /// Whether somebody is to read more than warnings and errors.
+    pub const fn is_for_people(self) -> bool {
+        matches!(self, Self::Auto | Self::Tty | Self::Plain)
+    }
+
     /// The mode that `BUILDKIT_PROGRESS` names.
     ///
     /// # Errors
@@ -95,6 +100,33 @@ impl ProgressMode {
                 Failure::user(format!("invalid value `{name}` for `BUILDKIT_PROGRESS`"))
                     .hint(format!("it is one of {}", Self::NAMES)),
             ),
+        }
+    }
+}
+
+/// What is going on, as the heading of a terminal's display has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// A build.
+    Building,
+    /// An upload.
+    Pushing,
+    /// A download.
+    Pulling,
+    /// An archive is written.
+    Saving,
+    /// An archive is read.
+    Loading,
+}
+
+impl Phase {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Building => "Building",
+            Self::Pushing => "Pushing",
+            Self::Pulling => "Pulling",
+            Self::Saving => "Saving",
+            Self::Loading => "Loading",
         }
     }
 }
@@ -171,11 +203,12 @@ impl Progress {
     /// be started.
     pub fn start(
         mode: ProgressMode,
+        phase: Phase,
         environment: &Environment,
         stderr: &SharedStderr,
         closed: impl Fn(Gone) + Send + 'static,
     ) -> Result<Self, Failure> {
-        let (display, colours) = choose(mode, environment)?;
+        let (display, colours) = choose(mode, phase, environment)?;
         let (sender, receiver) = sync_channel(QUEUE);
         let sink = Arc::new(Sink {
             begin: Instant::now(),
@@ -230,6 +263,7 @@ impl Progress {
 
 fn choose(
     mode: ProgressMode,
+    phase: Phase,
     environment: &Environment,
 ) -> Result<(Box<dyn Display>, Colours), Failure> {
     let size = terminal::size_of(io::stderr());
@@ -255,7 +289,12 @@ fn choose(
         ProgressMode::Auto | ProgressMode::Tty if fits && !dumb => {
             let first = size.unwrap_or(SMALLEST);
             let ask = move || terminal::size_of(io::stderr()).unwrap_or(first);
-            Box::new(tty::Tty::new(style, log_lines(environment), Box::new(ask)))
+            Box::new(tty::Tty::new(
+                style,
+                phase,
+                log_lines(environment),
+                Box::new(ask),
+            ))
         }
         ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
             Box::new(plain::Plain::new(style))
@@ -405,10 +444,7 @@ impl Report {
     /// text for the error; empty where none has failed.
     pub fn failed_output(&self, style: Style) -> String {
         let mut out = String::new();
-        for vertex in self.trace.vertices.values() {
-            if !matches!(vertex.ended, Some((Outcome::Failed(_), _))) || vertex.tail.is_empty() {
-                continue;
-            }
+        for vertex in self.failed().filter(|vertex| !vertex.tail.is_empty()) {
             let _ = writeln!(out, "------\n > {}:", vertex.name);
             for line in &vertex.tail {
                 let text = if style.colours() {
@@ -419,12 +455,23 @@ impl Report {
                 let _ = writeln!(out, "{} {text}", format::log_time(line.at));
             }
             let _ = writeln!(out, "------");
-            if let Some(path) = &vertex.log {
-                let path = terminal::neutralise_text(&path.display().to_string());
-                let _ = writeln!(out, "full log: {path}");
-            }
         }
-        out
+        out + &self.failed_logs()
+    }
+
+    /// Where the whole output of every step that failed is, as text for the error.
+    pub fn failed_logs(&self) -> String {
+        let logs = self.failed().filter_map(|vertex| vertex.log.as_ref());
+        let lines = logs.map(|path| {
+            let path = terminal::neutralise_text(&path.display().to_string());
+            format!("full log: {path}\n")
+        });
+        lines.collect()
+    }
+
+    fn failed(&self) -> impl Iterator<Item = &Vertex> {
+        let vertices = self.trace.vertices.values();
+        vertices.filter(|vertex| matches!(vertex.ended, Some((Outcome::Failed(_), _))))
     }
 }
 

@@ -21,10 +21,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::display::Display;
-use super::format;
 use super::style::Style;
 use super::terminal::{Size, columns, justify, neutralise_text, truncate};
 use super::trace::{Change, Item, Trace, Vertex};
+use super::{Phase, format};
 use crate::solver::events::Outcome;
 
 /// At most this many transfers are shown of one step.
@@ -40,6 +40,7 @@ pub(super) type AskSize = Box<dyn Fn() -> Size + Send>;
 /// The terminal display.
 pub(super) struct Tty {
     style: Style,
+    phase: Phase,
     ask: AskSize,
     /// How many lines of a running step's output are shown.
     log_lines: usize,
@@ -113,9 +114,10 @@ impl Line {
 impl Tty {
     /// A display for a terminal whose size `ask` tells, with `log_lines` lines of output for each
     /// running step.
-    pub(super) fn new(style: Style, log_lines: usize, ask: AskSize) -> Self {
+    pub(super) fn new(style: Style, phase: Phase, log_lines: usize, ask: AskSize) -> Self {
         Self {
             style,
+            phase,
             size: ask(),
             ask,
             log_lines,
@@ -241,7 +243,7 @@ impl Tty {
     /// does.
     fn rows(&self, trace: &Trace, now: Duration) -> Vec<Line> {
         let mut rows: Vec<Line> = folded_line(&self.folded).into_iter().collect();
-        rows.push(Line::new(heading(trace, now, ""), Look::Plain));
+        rows.push(Line::new(heading(self.phase, trace, now, ""), Look::Plain));
         let running: Vec<&Vertex> = trace
             .vertices
             .values()
@@ -344,7 +346,7 @@ fn ranges(numbers: &[usize]) -> String {
     texts.join(",")
 }
 
-fn heading(trace: &Trace, now: Duration, suffix: &str) -> String {
+fn heading(phase: Phase, trace: &Trace, now: Duration, suffix: &str) -> String {
     let ended = trace
         .vertices
         .values()
@@ -352,7 +354,8 @@ fn heading(trace: &Trace, now: Duration, suffix: &str) -> String {
         .count();
     let all = trace.vertices.len();
     format!(
-        "[+] Building {} ({ended}/{all}){suffix}",
+        "[+] {} {} ({ended}/{all}){suffix}",
+        phase.word(),
         format::seconds(now)
     )
 }
@@ -427,7 +430,10 @@ impl Display for Tty {
             .values()
             .any(|vertex| !matches!(vertex.ended, Some((Outcome::Done | Outcome::Cached, _))));
         let suffix = if failed { " FAILED" } else { " FINISHED" };
-        lines.push(Line::new(heading(trace, now, suffix), Look::Plain));
+        lines.push(Line::new(
+            heading(self.phase, trace, now, suffix),
+            Look::Plain,
+        ));
         self.draw(lines, &[])
     }
 

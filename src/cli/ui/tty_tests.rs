@@ -28,7 +28,12 @@ impl Screen {
 }
 
 fn tty(width: usize, height: usize) -> Tty {
-    Tty::new(Style::PLAIN, 6, Box::new(move || Size { width, height }))
+    Tty::new(
+        Style::PLAIN,
+        Phase::Building,
+        6,
+        Box::new(move || Size { width, height }),
+    )
 }
 
 fn open(script: Script, width: usize, height: usize) -> Vec<String> {
@@ -205,7 +210,12 @@ fn a_terminal_that_becomes_smaller_is_drawn_anew() {
         height: 24,
     }));
     let asked = Arc::clone(&size);
-    let mut tty = Tty::new(Style::PLAIN, 6, Box::new(move || *asked.lock().unwrap()));
+    let mut tty = Tty::new(
+        Style::PLAIN,
+        Phase::Building,
+        6,
+        Box::new(move || *asked.lock().unwrap()),
+    );
     let mut trace = Trace::new(Colours::Drop);
     let mut screen = Screen::new(60, 24);
     screen.write(&build().done(1, 100).play_open(&mut trace, &mut tty));

@@ -193,6 +193,14 @@ fn display_keeps_what_it_can_not_replace() {
         ),
         ("RUN echo '$a' \"$a\"", "RUN echo '$a' \"1\""),
         ("RUN echo it's $a", "RUN echo it's $a"),
+        (
+            "RUN --mount=type=cache,target=${t:-/c}  --network=none echo ${d:-x}",
+            "RUN --mount=type=cache,target=/c  --network=none echo ${d:-x}",
+        ),
+        (
+            "COPY --chown=${u:-5}:$a ${s} ${d:+x}/y",
+            "COPY --chown=5:1 ${s} /y",
+        ),
     ] {
         assert_eq!(expand_for_display(text, &lookup, '\\'), expected);
     }

@@ -65,7 +65,14 @@ impl StepContext {
         // With --no-cache a step is nobody else's: it neither waits for the same one nor takes it.
         let _lock = match fresh {
             true => None,
-            false => Some(self.lock(&key)?),
+            false => Some(match self.store().try_lock(&key)? {
+                Some(lock) => lock,
+                None => {
+                    // Another build runs the same step: that may take as long as the step does.
+                    working.begin();
+                    self.lock(&key)?
+                }
+            }),
         };
         if !fresh && let Some(result) = self.cached(&key, parent)? {
             return Ok(of_one_run(result));

@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn values_are_masked() {
-        let cases: &[(&[&[u8]], &[&[u8]], &str)] = &[
+        type Pieces = &'static [&'static [u8]];
+        let cases: &[(Pieces, Pieces, &str)] = &[
             (&[b"hunter22\n"], &[b"is hunter22\n"], "is ***\n"),
             (&[b"hunter22"], &[b"is hun", b"ter", b"22!"], "is ***!"),
             (&[b"hunter22"], &[b"hunter2"], "hunter2"),

@@ -28,7 +28,7 @@ use crate::build::{
 use crate::cli::docker_config;
 use crate::cli::error::{ErrorKind, Failure};
 use crate::cli::output;
-use crate::cli::ui::ProgressMode;
+use crate::cli::ui::{Phase, ProgressMode};
 use crate::export::engine::Engine;
 use crate::export::{Destination, ExportError};
 use crate::solver::events::EventSink;
@@ -39,7 +39,7 @@ use crate::solver::events::EventSink;
 /// Whatever the build failed with, ready to be shown.
 pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Failure> {
     let mut prepared = request::prepare(arguments, &context.environment)?;
-    if prepared.progress != ProgressMode::Quiet
+    if prepared.progress.is_for_people()
         && let Some(note) = buildkit::builder_note(&context.environment)
     {
         context.note(&note);
@@ -56,26 +56,24 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
     let input;
     (prepared.request, input) = open_input(prepared.request, context).await?;
     let stays = choose_engine(&mut prepared, context).await?;
-    let progress = context.progress(prepared.progress)?;
+    let progress = context.progress(prepared.progress, Phase::Building)?;
     let result = execute(&prepared.request, input, context, progress.sink()).await;
     let report = progress.finish();
     let result = match result {
         Ok(result) => result,
         Err(failure) => {
-            // Programs were told already.
-            if context.interrupt.signal().is_none() && prepared.progress != ProgressMode::RawJson {
-                context
-                    .stderr
-                    .write_lines(&report.failed_output(context.style));
+            if context.interrupt.signal().is_none() {
+                // Programs have got the output already.
+                let output = match prepared.progress {
+                    ProgressMode::RawJson => report.failed_logs(),
+                    _ => report.failed_output(context.style),
+                };
+                context.stderr.write_lines(&output);
             }
             return Err(failure);
         }
     };
-    let shows_summary = !matches!(
-        prepared.progress,
-        ProgressMode::Quiet | ProgressMode::Nothing | ProgressMode::RawJson
-    );
-    if shows_summary {
+    if prepared.progress.is_for_people() {
         let outputs = &prepared.request.outputs;
         let text = summary::summary(&result, outputs, report.elapsed(), context.style);
         context.stderr.write_lines(&text);

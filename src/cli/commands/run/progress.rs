@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cli::commands::Context;
 use crate::cli::environment::Environment;
 use crate::cli::signals::Interrupt;
-use crate::cli::ui::{Progress, ProgressMode, SharedStderr};
+use crate::cli::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::solver::events::{Event, EventSink};
 
 /// A display that starts with the first event.
@@ -47,7 +47,13 @@ impl OnDemand {
     fn start(&self) -> State {
         let interrupt = self.interrupt.clone();
         let closed = move |gone| interrupt.output_gone(gone);
-        match Progress::start(self.mode, &self.environment, &self.stderr, closed) {
+        match Progress::start(
+            self.mode,
+            Phase::Pulling,
+            &self.environment,
+            &self.stderr,
+            closed,
+        ) {
             Ok(progress) => State::Shown(progress),
             // No thread is to be had for it; the work goes on without.
             Err(_) => State::Over,
