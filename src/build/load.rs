@@ -17,7 +17,7 @@ use crate::reference::Reference;
 use crate::snapshot::{Materializer, SnapshotError};
 use crate::solver::events::{EventSink, Reporter};
 use crate::step::layers_of;
-use crate::store::{ImageFile, ImageRecord, ImportedLayer, NamedImage, Store};
+use crate::store::{CompressedBlob, ImageFile, ImageRecord, ImportedLayer, NamedImage, Store};
 
 /// An image that is in the store now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,7 @@ fn keep(materializer: &Materializer, image: NamedImage) -> Result<ImageId, Build
     let layers = layers_of(materializer, &base)?;
     let mut size = 0;
     for ((layer, read), imported) in layers.iter().zip(read).zip(&imported_layers) {
+        store.settle_claim(&imported.diff_id, &imported.blob.digest, true)?;
         if let Some((index, plain_size)) = read {
             store.set_diff_id(*layer, imported.diff_id, plain_size)?;
             if store.index(*layer)?.is_none() {
@@ -117,7 +118,8 @@ fn keep(materializer: &Materializer, image: NamedImage) -> Result<ImageId, Build
 /// the size of the tar, unless the store has seen that blob for this layer before.
 fn check(store: &Store, layer: &ImportedLayer) -> Result<Option<(Index, u64)>, SnapshotError> {
     let known = store.compressed_blobs(&layer.diff_id)?;
-    if known.iter().any(|blob| blob.digest == layer.blob.digest) {
+    let is_known = |blob: &CompressedBlob| blob.is_verified && blob.digest == layer.blob.digest;
+    if known.iter().any(is_known) {
         return Ok(None);
     }
     let expected = layer.diff_id;

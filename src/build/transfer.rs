@@ -68,7 +68,8 @@ fn keep(
             continue;
         };
         let here = store.tree(*layer, materializer.form())?.is_some()
-            || materializer.local_blob(base.diff_id)?.is_some();
+            || store.has_blob(&blob.digest)?
+            || materializer.has_layer(base.diff_id)?;
         if !here {
             wanted.push(RemoteBlob {
                 repository: repository.clone(),

@@ -114,16 +114,23 @@ pub fn outgoing(
     let is_base = store
         .layer(layer)?
         .is_some_and(|layer| layer.chain_id.is_some());
+    let named = materializer.named_blob(layer);
+    if is_base && named.is_none() {
+        bring(materializer, diff_id)?;
+        materializer.settle(layer, diff_id)?;
+    }
     let any_form = is_base && !packaging.force_compression;
+    // What the manifest of this very image names needs no proof: whoever reads it checks it.
+    let may_leave = |blob: &CompressedBlob| blob.is_verified || named == Some(blob.digest);
     if let Some(known) = known(materializer, diff_id, |blob| {
-        any_form || packaging.fits(blob)
+        may_leave(blob) && (any_form || packaging.fits(blob))
     })? {
-        return Ok(named(known, packaging));
+        return Ok(as_packaged(known, packaging));
     }
     let recipe = packaging.recipe(diff_id);
     let _lock = store.lock(&recipe)?;
     if let Some(blob) = made_before(store, &recipe, packaging)? {
-        return Ok(named((blob, None), packaging));
+        return Ok(as_packaged((blob, None), packaging));
     }
     let writer = packaging
         .compression
@@ -139,6 +146,7 @@ pub fn outgoing(
         digest,
         size,
         media_type: packaging.compression.media_type().to_owned(),
+        is_verified: true,
     };
     let is_usual = packaging.level.is_none() && packaging.compression != Compression::None;
     if is_usual && !is_base {
@@ -148,7 +156,7 @@ pub fn outgoing(
         // before.
         store.put_memo(&recipe, blob.digest.to_string().as_bytes())?;
     }
-    Ok(named((blob, None), packaging))
+    Ok(as_packaged((blob, None), packaging))
 }
 
 /// A blob of the layer that is known already and wanted, with its origin where it isn't here.
@@ -172,7 +180,7 @@ fn known(
     Ok(None)
 }
 
-fn named(
+fn as_packaged(
     (blob, origin): (CompressedBlob, Option<RemoteBlob>),
     packaging: &Packaging,
 ) -> OutgoingLayer {
@@ -219,6 +227,7 @@ fn made_before(
         digest,
         size,
         media_type: packaging.compression.media_type().to_owned(),
+        is_verified: true,
     }))
 }
 
@@ -254,7 +263,7 @@ fn compress<W: Write>(
 
 /// Sees to it that some blob of a base image's layer is here.
 fn bring(materializer: &Materializer, diff_id: DiffId) -> Result<(), SnapshotError> {
-    if materializer.local_blob(diff_id)?.is_some() {
+    if materializer.may_have_layer(diff_id)? {
         return Ok(());
     }
     match known(materializer, diff_id, |_| true)? {

@@ -22,7 +22,7 @@ use crate::layer::index::Index;
 use crate::layer::view::View;
 use crate::layer::{LayerError, apply, tar_reader};
 use crate::reference::Reference;
-use crate::store::{LayerId, Store};
+use crate::store::{LayerId, Store, StoreError};
 
 /// A compressed layer that a registry has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +128,11 @@ impl Materializer {
             .insert(layer, blob);
     }
 
+    /// The blob that the manifest of the image at hand names as this layer.
+    pub fn named_blob(&self, layer: LayerId) -> Option<BlobDigest> {
+        self.remote(layer).map(|blob| blob.digest)
+    }
+
     fn remote(&self, layer: LayerId) -> Option<RemoteBlob> {
         let remotes = self.remotes.lock().unwrap_or_else(PoisonError::into_inner);
         remotes.get(&layer).cloned()
@@ -142,7 +147,7 @@ impl Materializer {
             return Ok(true);
         }
         match self.diff_id(layer)? {
-            Some(diff_id) => Ok(self.local_blob(diff_id)?.is_some()),
+            Some(diff_id) => self.may_have_layer(diff_id),
             None => Ok(false),
         }
     }
@@ -218,12 +223,18 @@ impl Materializer {
         if let Some(file) = self.store.blob(&digest)? {
             return Ok(file);
         }
-        let mut tar = compression::decompress(self.blob(layer, diff_id)?)
-            .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
+        let (blob, source) = self.blob(layer, diff_id)?;
+        let mut tar =
+            compression::decompress(blob).map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut writer = self.store.ingest()?;
         io::copy(&mut tar, &mut writer)
             .map_err(SnapshotError::io(format!("unpacking layer {diff_id}")))?;
-        let (_, size) = writer.commit(Some(digest))?;
+        let size = match writer.commit(Some(digest)) {
+            Ok((_, size)) => size,
+            Err(StoreError::WrongDigest { .. }) => return Err(self.denied(diff_id, &source)?),
+            Err(error) => return Err(error.into()),
+        };
+        self.store.settle_claim(&diff_id, &source, true)?;
         self.store.set_diff_id(layer, diff_id, size)?;
         self.store
             .blob(&digest)?
@@ -306,8 +317,9 @@ impl Materializer {
         watcher: Option<&Arc<dyn Unpacking>>,
         read: impl FnOnce(&mut dyn Read) -> Result<(Index, T), LayerError>,
     ) -> Result<(Index, T), SnapshotError> {
+        let (blob, source) = self.blob(layer, diff_id)?;
         let tar = self
-            .watched(layer, self.blob(layer, diff_id)?, watcher)
+            .watched(layer, blob, watcher)
             .and_then(compression::decompress)
             .map_err(SnapshotError::io(format!("layer {diff_id}")))?;
         let mut tar = HashingStream::new(tar);
@@ -321,11 +333,9 @@ impl Materializer {
         let (_, digest, size) = tar.finish();
         let found = DiffId(digest);
         if found != diff_id {
-            return Err(SnapshotError::DiffIdMismatch {
-                expected: diff_id,
-                found,
-            });
+            return Err(self.denied(diff_id, &source)?);
         }
+        self.store.settle_claim(&diff_id, &source, true)?;
         self.store.set_diff_id(layer, diff_id, size)?;
         Ok(result)
     }
@@ -349,32 +359,101 @@ impl Materializer {
         })
     }
 
-    /// The layer's tar, compressed or not, fetched where it isn't here.
-    fn blob(&self, layer: LayerId, diff_id: DiffId) -> Result<File, SnapshotError> {
-        if let Some(file) = self.local_blob(diff_id)? {
-            return Ok(file);
+    /// The layer's tar, compressed or not, fetched where it isn't here, and the blob's digest.
+    ///
+    /// A blob that only a manifest of some other image calls this layer's is read first, whole:
+    /// nobody's claim may stand in the way of this image.
+    fn blob(&self, layer: LayerId, diff_id: DiffId) -> Result<(File, BlobDigest), SnapshotError> {
+        if let Some(found) = self.trusted_blob(diff_id)? {
+            return Ok(found);
         }
-        let remote = self.remote(layer).ok_or_else(|| Self::missing(diff_id))?;
-        self.fetcher.fetch(std::slice::from_ref(&remote))?;
-        self.store
-            .blob(&remote.digest)?
+        if let Some(remote) = self.remote(layer) {
+            if !self.store.has_blob(&remote.digest)? {
+                self.fetcher.fetch(std::slice::from_ref(&remote))?;
+            }
+            if let Some(file) = self.store.blob(&remote.digest)? {
+                return Ok((file, remote.digest));
+            }
+        }
+        for claimed in self.store.compressed_blobs(&diff_id)? {
+            if let Some(file) = self.store.blob(&claimed.digest)? {
+                let is_true = holds(file, diff_id);
+                self.store
+                    .settle_claim(&diff_id, &claimed.digest, is_true)?;
+            }
+        }
+        self.trusted_blob(diff_id)?
             .ok_or_else(|| Self::missing(diff_id))
     }
 
-    /// The blob that holds a layer, if the store has one in any compression.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn local_blob(&self, diff_id: DiffId) -> Result<Option<File>, SnapshotError> {
-        if let Some(file) = self.store.blob(&BlobDigest(diff_id.0))? {
-            return Ok(Some(file));
+    /// A blob of the store that is known to hold the layer, in any compression.
+    fn trusted_blob(&self, diff_id: DiffId) -> Result<Option<(File, BlobDigest)>, SnapshotError> {
+        let plain = BlobDigest(diff_id.0);
+        if let Some(file) = self.store.blob(&plain)? {
+            return Ok(Some((file, plain)));
         }
         for blob in self.store.compressed_blobs(&diff_id)? {
-            if let Some(file) = self.store.blob(&blob.digest)? {
-                return Ok(Some(file));
+            if blob.is_verified
+                && let Some(file) = self.store.blob(&blob.digest)?
+            {
+                return Ok(Some((file, blob.digest)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the store has a blob that is known to hold the layer.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn has_layer(&self, diff_id: DiffId) -> Result<bool, SnapshotError> {
+        Ok(self.trusted_blob(diff_id)?.is_some())
+    }
+
+    /// Whether the store has a blob that is said to hold the layer, truly or not.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn may_have_layer(&self, diff_id: DiffId) -> Result<bool, SnapshotError> {
+        if self.has_layer(diff_id)? {
+            return Ok(true);
+        }
+        for blob in self.store.compressed_blobs(&diff_id)? {
+            if self.store.has_blob(&blob.digest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sees to it that some blob of a layer is known to hold it, if any is said to: what leaves
+    /// this machine under a layer's name is that layer.
+    ///
+    /// # Errors
+    /// When the layer can't be had.
+    pub fn settle(&self, layer: LayerId, diff_id: DiffId) -> Result<(), SnapshotError> {
+        let known = self.store.compressed_blobs(&diff_id)?;
+        if known.is_empty() || known.iter().any(|blob| blob.is_verified) {
+            return Ok(());
+        }
+        let _lock = self.lock(layer)?;
+        let (file, digest) = self.blob(layer, diff_id)?;
+        if digest.0 == diff_id.0 {
+            return Ok(());
+        }
+        match holds(file, diff_id) {
+            true => Ok(self.store.settle_claim(&diff_id, &digest, true)?),
+            false => Err(self.denied(diff_id, &digest)?),
+        }
+    }
+
+    /// A blob does not hold the layer that its manifest says it does.
+    fn denied(&self, diff_id: DiffId, blob: &BlobDigest) -> Result<SnapshotError, SnapshotError> {
+        self.store.settle_claim(&diff_id, blob, false)?;
+        Ok(SnapshotError::WrongBlob {
+            expected: diff_id,
+            blob: *blob,
+        })
     }
 
     /// Fetches, several at once, the blobs of those layers that `needed` names.
@@ -392,7 +471,7 @@ impl Materializer {
                 continue;
             }
             let diff_id = self.required_diff_id(*layer)?;
-            if self.local_blob(diff_id)?.is_none() {
+            if !self.has_layer(diff_id)? && !self.store.has_blob(&remote.digest)? {
                 blobs.push(remote);
             }
         }
@@ -424,4 +503,13 @@ impl Materializer {
             layer: Digest::to_string(&diff_id.0),
         }
     }
+}
+
+/// Whether a blob decompresses to the plain tar with this digest.
+fn holds(blob: File, diff_id: DiffId) -> bool {
+    let Ok(plain) = compression::decompress(blob) else {
+        return false;
+    };
+    let mut plain = HashingStream::new(plain);
+    io::copy(&mut plain, &mut io::sink()).is_ok() && plain.finish().1 == diff_id.0
 }

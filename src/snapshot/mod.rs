@@ -63,6 +63,16 @@ pub enum SnapshotError {
         /// What the bytes say.
         found: DiffId,
     },
+    /// A manifest lies about a blob.
+    #[error(
+        "blob {blob} does not hold the layer {expected} that the image says it does: the image is damaged or was tampered with"
+    )]
+    WrongBlob {
+        /// What the config says.
+        expected: DiffId,
+        /// The blob.
+        blob: crate::digest::BlobDigest,
+    },
     /// A file operation failed.
     #[error("{what}: {source}")]
     Io {

@@ -85,6 +85,8 @@ pub fn layers_of(
             digest: blob.digest,
             size: blob.size,
             media_type: blob.media_type.clone(),
+            // The manifest says so. Whoever reads the blob will see.
+            is_verified: false,
         };
         store.add_compressed_blob(&base.diff_id, &compressed)?;
         if let Some(repository) = &image.repository {

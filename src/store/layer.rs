@@ -55,8 +55,7 @@ pub struct NewLayer {
     pub size: Option<u64>,
 }
 
-/// A compressed form of a layer that is known to decompress to its diff ID. Its bytes may be in
-/// the store or in a registry only.
+/// A compressed form of a layer. Its bytes may be in the store or in a registry only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressedBlob {
     /// Digest of the compressed bytes.
@@ -65,6 +64,9 @@ pub struct CompressedBlob {
     pub size: u64,
     /// Their format, such as `application/vnd.oci.image.layer.v1.tar+gzip`.
     pub media_type: String,
+    /// Whether somebody has seen that it decompresses to the diff ID. Otherwise a manifest claims
+    /// so, which anybody can write.
+    pub is_verified: bool,
 }
 
 impl Store {
@@ -132,7 +134,8 @@ impl Store {
         })
     }
 
-    /// The compressed forms that are known of a layer, sorted by format and digest.
+    /// The compressed forms that are known of a layer: verified ones first, then sorted by format
+    /// and digest.
     ///
     /// # Errors
     /// When the database fails.
@@ -152,6 +155,22 @@ impl Store {
         self.inner
             .database
             .write(|transaction| Ok(sql::add_compressed(transaction, diff_id, blob)?))
+    }
+
+    /// Records that a blob was read and holds the layer (`is_true`), or that it doesn't and is no
+    /// form of it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn settle_claim(
+        &self,
+        diff_id: &DiffId,
+        blob: &BlobDigest,
+        is_true: bool,
+    ) -> Result<(), StoreError> {
+        self.inner
+            .database
+            .write(|transaction| Ok(sql::settle_claim(transaction, diff_id, blob, is_true)?))
     }
 
     /// The layer's entry index, or that of another layer with the same diff ID. Once read, it

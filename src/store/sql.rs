@@ -105,6 +105,7 @@ ALTER TABLE layers ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN session INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN added INTEGER NOT NULL DEFAULT 0;
 DELETE FROM directories;
+ALTER TABLE compressed ADD COLUMN verified INTEGER NOT NULL DEFAULT 0;
 UPDATE blobs SET used = unixepoch();
 UPDATE layers SET used = unixepoch();
 UPDATE images SET added = unixepoch();
@@ -248,14 +249,15 @@ pub(super) fn forget_index(c: &Connection, name: &[u8; 32]) -> Result<()> {
 
 pub(super) fn compressed(c: &Connection, diff_id: &DiffId) -> Result<Vec<CompressedBlob>> {
     let mut statement = c.prepare_cached(
-        "SELECT digest, size, media_type FROM compressed WHERE diff_id = ?1
-         ORDER BY media_type, digest",
+        "SELECT digest, size, media_type, verified FROM compressed WHERE diff_id = ?1
+         ORDER BY verified DESC, media_type, digest",
     )?;
     let rows = statement.query_map(params![diff_id.0.as_bytes()], |row| {
         Ok(CompressedBlob {
             digest: BlobDigest(required_digest(row, 0)?),
             size: unsigned(row, 1)?,
             media_type: row.get(2)?,
+            is_verified: row.get(3)?,
         })
     })?;
     rows.collect()
@@ -263,16 +265,36 @@ pub(super) fn compressed(c: &Connection, diff_id: &DiffId) -> Result<Vec<Compres
 
 pub(super) fn add_compressed(c: &Connection, id: &DiffId, blob: &CompressedBlob) -> Result<()> {
     c.prepare_cached(
-        "INSERT OR REPLACE INTO compressed (diff_id, digest, size, media_type)
-         VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO compressed (diff_id, digest, size, media_type, verified)
+         VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (diff_id, digest, media_type) DO UPDATE SET
+             size = excluded.size,
+             verified = max(verified, excluded.verified)",
     )?
     .execute(params![
         id.0.as_bytes(),
         blob.digest.0.as_bytes(),
         signed(blob.size),
-        blob.media_type
+        blob.media_type,
+        blob.is_verified,
     ])
     .map(drop)
+}
+
+/// Settles whether a blob holds a layer: it does, or nobody is to believe it again.
+pub(super) fn settle_claim(
+    c: &Connection,
+    id: &DiffId,
+    digest: &BlobDigest,
+    is_true: bool,
+) -> Result<()> {
+    let statement = match is_true {
+        true => "UPDATE compressed SET verified = 1 WHERE diff_id = ?1 AND digest = ?2",
+        false => "DELETE FROM compressed WHERE diff_id = ?1 AND digest = ?2 AND NOT verified",
+    };
+    c.prepare_cached(statement)?
+        .execute(params![id.0.as_bytes(), digest.0.as_bytes()])
+        .map(drop)
 }
 
 // Trees

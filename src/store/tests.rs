@@ -214,6 +214,7 @@ fn compressed_forms_are_known_by_diff_id() {
         digest: BlobDigest(digest(text)),
         size: 3,
         media_type: media_type.to_owned(),
+        is_verified: false,
     };
     let (gzip, zstd) = (blob("z", "tar+gzip"), blob("a", "tar+zstd"));
     for blob in [&zstd, &gzip, &gzip] {

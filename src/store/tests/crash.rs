@@ -67,6 +67,7 @@ fn a_power_cut_takes_what_was_not_synced_and_what_hangs_on_it() {
         digest: BlobDigest(digest("gz")),
         size: 1,
         media_type: "gz".to_owned(),
+        is_verified: false,
     };
     f.store.add_compressed_blob(&diff_id, &compressed).unwrap();
     f.store
