@@ -1,1 +1,757 @@
+//! `rbuild run`: an image tried in the foreground, as `docker run` would run it.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use rustix::termios::Winsize;
+
+use crate::support::{
+    Finished, Need, Project, Rbuild, User, as_other_user, base_image_mirror, each_user, needs,
+    run_with_timeout, skip,
+};
+
+/// An rbuild whose store has the image `app` of this Dockerfile. A base that no step has read is
+/// fetched when the image is first run.
+fn with_image(user: &User, dockerfile: &str) -> Rbuild {
+    let mirror = base_image_mirror().unwrap_or_default();
+    let rbuild = Rbuild::new(user).env("RBUILD_REGISTRY_MIRROR", mirror);
+    rbuild.build(&Project::with(dockerfile)).tag("app").ok();
+    rbuild
+}
+
+fn run(rbuild: &Rbuild, words: &[&str]) -> Finished {
+    rbuild.run([&["run"], words].concat())
+}
+
+/// What `rbuild run WORDS` prints; it must succeed.
+#[track_caller]
+fn prints(rbuild: &Rbuild, words: &[&str], expected: &str) {
+    assert_eq!(run(rbuild, words).ok().text(), expected, "{words:?}");
+}
+
+/// Work in progress that the store still holds.
+fn left_behind(rbuild: &Rbuild) -> Vec<OsString> {
+    let entries = std::fs::read_dir(rbuild.store().join("tmp")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// Waits until `done` holds.
+#[track_caller]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_config_and_the_command_line_join_as_docker_joins_them() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(
+            user,
+            r#"
+            FROM busybox
+            ENV FROM_IMAGE=image BOTH=image
+            USER app
+            WORKDIR /srv/work
+            ENTRYPOINT ["echo", "entry"]
+            CMD ["cmd"]
+            "#,
+        );
+        prints(&rbuild, &["app"], "entry cmd");
+        prints(&rbuild, &["app", "-e", "--rm"], "entry -e --rm");
+        prints(&rbuild, &["--entrypoint", "id", "app", "-un"], "app");
+        prints(&rbuild, &["--entrypoint=", "app", "pwd"], "/srv/work");
+        let sh = |options: &[&str], script: &str, expected: &str| {
+            let words = [&["--entrypoint", "sh"], options, &["app", "-c", script]].concat();
+            prints(&rbuild, &words, expected);
+        };
+        sh(
+            &[],
+            "echo $HOME $FROM_IMAGE $BOTH $HOSTNAME $(hostname)",
+            "/home/app image image rbuild rbuild",
+        );
+        sh(
+            &[
+                "-e",
+                "BOTH=mine",
+                "-e",
+                "HOME",
+                "-e",
+                "FROM_IMAGE",
+                "-h",
+                "box",
+            ],
+            "echo $HOME $BOTH ${FROM_IMAGE-unset} $(hostname) $(cat /etc/hostname)",
+            &format!("{} mine unset box box", rbuild.home().display()),
+        );
+        sh(
+            &["-u", "0", "-w", "/made/now"],
+            "id -u; pwd; touch x",
+            "0\n/made/now",
+        );
+        sh(&["-u", "4321:1234"], "id -u; id -g", "4321\n1234");
+        sh(&["-u", "nobody:staff"], "id -un; id -gn", "nobody\nstaff");
+        let file = rbuild.out().join("variables");
+        std::fs::write(&file, "# note\nA=from a file\nBOTH=file\n").unwrap();
+        sh(
+            &["--env-file", file.to_str().unwrap(), "-e", "BOTH=option"],
+            "echo $A $BOTH",
+            "from a file option",
+        );
+        let id = rbuild.run(["images", "-q", "app"]).ok().text();
+        prints(&rbuild, &[&id, "by", "id"], "entry by id");
+        let group = rbuild.run(["container", "run", "app"]).ok();
+        assert_eq!(group.text(), "entry cmd");
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+#[test]
+fn the_exit_code_is_the_program_s_or_docker_s() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\nCMD [\"true\"]\n");
+        for (words, code, says) in [
+            (&["app"][..], 0, ""),
+            (&["app", "sh", "-c", "exit 42"], 42, ""),
+            (&["app", "sh", "-c", "kill -9 $$"], 137, ""),
+            (&["app", "sh", "-c", "kill $$"], 143, ""),
+            (
+                &["app", "nothing"],
+                127,
+                "exec: \"nothing\": executable file not found in $PATH",
+            ),
+            (&["app", "/etc/passwd"], 126, "permission denied"),
+            (&["app", "/etc"], 126, "is a directory"),
+            (&["-u", "ghost", "app"], 125, "unable to find user ghost"),
+            (&["-w", "here", "app"], 125, "the path must be absolute"),
+            (&["-w", "/etc/passwd", "app"], 125, "is not a directory"),
+            (
+                &["--pull=never", "nothing"],
+                125,
+                "there's no image `nothing`",
+            ),
+            (&["--wat", "app"], 125, "unknown flag `--wat`"),
+            (&["-d", "app"], 125, "does not support --detach"),
+            (&["--name", "x", "app"], 125, "does not support --name"),
+            (
+                &["--network=bridge", "app"],
+                125,
+                "does not support --network=bridge",
+            ),
+            (
+                &["-v", "data:/data", "app"],
+                125,
+                "rbuild keeps no named volumes",
+            ),
+            (
+                &["-v", "/nonexistent:/data", "app"],
+                125,
+                "can't mount `/nonexistent` on `/data`: No such file or directory",
+            ),
+            (
+                &["-p", "53:53/udp", "app"],
+                125,
+                "rbuild passes on TCP only",
+            ),
+            (&["-it", "app"], 125, "the input device is not a TTY"),
+            (
+                &["-v", "/:/a", "--tmpfs", "/a", "app"],
+                125,
+                "duplicate mount point: `/a`",
+            ),
+        ] {
+            let finished = run(&rbuild, words);
+            assert_eq!(finished.status.code(), Some(code), "{finished:?}");
+            finished.says(&[says]);
+        }
+        let none = rbuild.run(["--isolation=none", "run", "app"]);
+        assert_eq!(none.status.code(), Some(125));
+        none.says(&["running an image needs a sandbox", "rbuild doctor"]);
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+#[test]
+fn an_image_that_is_not_here_is_pulled() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let mirror = base_image_mirror().unwrap();
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let pull =
+            |words: &[&str]| rbuild.run([&["--registry-mirror", mirror, "run"], words].concat());
+        let first = pull(&["busybox", "echo", "hello"]).ok();
+        assert_eq!(first.text(), "hello");
+        first.says(&["pull docker.io/library/busybox:latest"]);
+        // Now it is, and nothing is to be told.
+        let second = pull(&["busybox", "echo", "hello"]).ok();
+        assert_eq!(
+            (second.text().as_str(), second.stderr.as_str()),
+            ("hello", "")
+        );
+        pull(&["--pull=always", "busybox", "true"])
+            .ok()
+            .says(&["load metadata"]);
+    });
+}
+
+#[test]
+fn nothing_of_a_run_reaches_the_image_or_the_store() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\nVOLUME /data\n");
+        let script = "rm /bin/ls && mkdir /new /data/x && echo x >>/etc/hosts && touch /etc/resolv.conf && chown app /new";
+        run(&rbuild, &["app", "sh", "-c", script]).ok();
+        prints(
+            &rbuild,
+            &[
+                "app",
+                "sh",
+                "-c",
+                "ls -d /new /data/* 2>/dev/null; grep -c . /etc/hosts; ls -d /data",
+            ],
+            "2\n/data",
+        );
+        let images = rbuild.run(["images", "-q"]).ok().text();
+        assert_eq!(images.lines().count(), 1, "{images}");
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+#[test]
+fn folders_and_files_of_the_machine_are_shown() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let out = rbuild.out();
+        std::fs::write(out.join("file"), "content\n").unwrap();
+        user.own(&out.join("file"));
+        let out = out.to_str().unwrap();
+        // The working directory of rbuild is that folder.
+        prints(
+            &rbuild,
+            &[
+                "-v",
+                ".:/here",
+                "-w",
+                "/here",
+                "app",
+                "sh",
+                "-c",
+                "cat file; echo new >made; ls",
+            ],
+            "content\nfile\nmade",
+        );
+        assert_eq!(
+            std::fs::read_to_string(format!("{out}/made")).unwrap(),
+            "new\n"
+        );
+        let read_only = format!("{out}:/here:ro");
+        let refused = run(&rbuild, &["-v", &read_only, "app", "touch", "/here/x"]).fails();
+        refused.says(&["Read-only file system"]);
+        let file = format!("type=bind,source={out}/file,target=/etc/deep/name,readonly");
+        prints(
+            &rbuild,
+            &["--mount", &file, "app", "cat", "/etc/deep/name"],
+            "content",
+        );
+        // One inside of the other, written the other way round.
+        let inner = format!("{out}/file:/a/b/file");
+        let outer = format!("{out}:/a/b:ro");
+        prints(
+            &rbuild,
+            &["-v", &inner, "-v", &outer, "app", "ls", "/a/b"],
+            "file\nmade",
+        );
+    });
+}
+
+#[test]
+fn a_read_only_image_has_writable_places() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(
+            user,
+            "
+            FROM busybox
+            RUN mkdir /data && echo kept >/data/file
+            VOLUME /data
+            ",
+        );
+        let options = [
+            "--read-only",
+            "--tmpfs",
+            "/fast:size=64k,mode=700",
+            "app",
+            "sh",
+            "-c",
+        ];
+        let script = |script: &str, expected: &str| {
+            prints(&rbuild, &[&options[..], &[script]].concat(), expected);
+        };
+        script(
+            "for f in /x /etc/x /bin/x; do touch $f 2>/dev/null && echo wrote $f; done; true",
+            "",
+        );
+        script(
+            "cat /data/file && echo more >>/data/file && cat /data/file",
+            "kept\nkept\nmore",
+        );
+        script("cat /data/file", "kept");
+        script(
+            "stat -c %a /fast; touch /fast/x /dev/shm/x && dd if=/dev/zero of=/fast/big bs=1k count=100 2>/dev/null || echo full",
+            "700\nfull",
+        );
+        script(
+            "cp /bin/busybox /dev/shm/; cd /fast; echo '#!/bin/sh' >p; chmod +x p; ./p 2>/dev/null || echo no exec",
+            "no exec",
+        );
+    });
+}
+
+#[test]
+fn standard_input_is_given_where_it_is_wanted() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let cat = |options: &[&str]| {
+            let mut command = rbuild.command();
+            command.arg("run").args(options).args(["app", "cat"]);
+            run_with_timeout(command, Some(b"input\n".to_vec()))
+                .ok()
+                .text()
+        };
+        assert_eq!(cat(&[]), "");
+        assert_eq!(cat(&["-i"]), "input");
+        assert_eq!(cat(&["--interactive=false"]), "");
+        let both = run(&rbuild, &["app", "sh", "-c", "echo out; echo err >&2"]).ok();
+        assert_eq!(
+            (both.text().as_str(), both.stderr.as_str()),
+            ("out", "err\n")
+        );
+    });
+}
+
+#[test]
+fn the_network_is_the_machine_s_or_none() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let connect = ["app", "nc", "-w1", "127.0.0.1", &port, "-e", "true"];
+        run(&rbuild, &connect).ok();
+        run(&rbuild, &[&["--network=host"], &connect[..]].concat()).ok();
+        run(&rbuild, &[&["--network=none"], &connect[..]].concat()).fails();
+    });
+}
+
+/// A program that goes on until it is killed with this value.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Started {
+    fn new(mut command: Command) -> Started {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Started(command.spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(process, signal).unwrap();
+    }
+
+    /// Reads standard output up to this text.
+    fn wait_for(&mut self, text: &str) {
+        let stdout = self.0.stdout.as_mut().unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{text:?} never came");
+            seen.push(byte[0]);
+        }
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn signals_are_the_program_s() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let start = |options: &[&str], script: &str| {
+            let mut command = rbuild.command();
+            let script = format!("{script}; echo ready; while :; do sleep 0.05; done");
+            command
+                .arg("run")
+                .args(options)
+                .args(["app", "sh", "-c", &script]);
+            let mut started = Started::new(command);
+            started.wait_for("ready\n");
+            started
+        };
+        let trap = "trap 'exit 3' INT TERM; trap 'echo one' USR1";
+        for signal in [Signal::INT, Signal::TERM] {
+            let mut program = start(&[], trap);
+            program.signal(signal);
+            assert_eq!(program.code(), Some(3), "{signal:?}");
+        }
+        let mut program = start(&[], trap);
+        program.signal(Signal::USR1);
+        program.wait_for("one\n");
+        program.signal(Signal::TERM);
+        assert_eq!(program.code(), Some(3));
+        // Whoever has no use for it ends by it.
+        let mut program = start(&[], "true");
+        program.signal(Signal::TERM);
+        assert_eq!(program.code(), Some(143));
+        // A second one, or time, ends those who won't.
+        let mut deaf = start(&[], "trap '' INT TERM");
+        deaf.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(100));
+        deaf.signal(Signal::TERM);
+        assert_eq!(deaf.code(), Some(137));
+        let mut deaf = start(&["--stop-timeout", "1"], "trap '' INT TERM");
+        let begun = Instant::now();
+        deaf.signal(Signal::TERM);
+        assert_eq!(deaf.code(), Some(137));
+        assert!(begun.elapsed() >= Duration::from_secs(1));
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+#[test]
+fn what_a_killed_rbuild_leaves_goes_with_the_next_one() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let mark = format!("1{}", std::process::id());
+        let mut command = rbuild.command();
+        let script = format!("touch /file && chown app /file; sleep {mark} & echo ready; wait");
+        command.args(["run", "app", "sh", "-c", &script]);
+        let mut program = Started::new(command);
+        program.wait_for("ready\n");
+        program.signal(Signal::KILL);
+        assert_eq!(program.code(), None);
+        eventually("the program outlives rbuild", || {
+            !is_running(&["sleep", &mark])
+        });
+        assert!(!left_behind(&rbuild).is_empty());
+        run(&rbuild, &["app", "true"]).ok();
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+/// Whether some process has this command line.
+fn is_running(words: &[&str]) -> bool {
+    let wanted: Vec<u8> = words
+        .iter()
+        .flat_map(|word| [word.as_bytes(), b"\0"].concat())
+        .collect();
+    std::fs::read_dir("/proc").unwrap().any(|entry| {
+        std::fs::read(entry.unwrap().path().join("cmdline")).is_ok_and(|line| line == wanted)
+    })
+}
+
+/// A port that nobody uses now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The body that a web server on this port gives, once it is there.
+fn fetch(port: u16) -> String {
+    let mut answer = String::new();
+    eventually("no answer", || {
+        answer.clear();
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+            return false;
+        };
+        let asked = stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n");
+        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("\r\n\r\n")
+    });
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_published_port_leads_to_the_program_s() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(
+            user,
+            "
+            FROM busybox
+            RUN mkdir /www && echo page >/www/index.html
+            ",
+        );
+        let (inside, outside) = (free_port(), free_port());
+        let mut command = rbuild.command();
+        command.args(["run", "-p", &format!("{outside}:{inside}")]);
+        command.args([
+            "-p",
+            &format!("{inside}"),
+            "-p",
+            &format!("{inside}:{inside}"),
+        ]);
+        command.args([
+            "app",
+            "httpd",
+            "-f",
+            "-h",
+            "/www",
+            "-p",
+            &inside.to_string(),
+        ]);
+        let mut server = Started::new(command);
+        let mut stderr = server.0.stderr.take().unwrap();
+        assert_eq!(fetch(inside), "page\n");
+        assert_eq!(fetch(outside), "page\n");
+        server.signal(Signal::TERM);
+        assert_eq!(server.code(), Some(143));
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        let picked = said.strip_prefix(&format!("note: port {inside} of the program is port "));
+        assert!(
+            picked.is_some_and(|rest| rest.ends_with(" of this machine\n")),
+            "{said}"
+        );
+        // Nobody listens any more.
+        assert!(TcpStream::connect(("127.0.0.1", outside)).is_err());
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let refused = run(
+            &rbuild,
+            &["-p", &format!("127.0.0.1:{port}:1"), "app", "true"],
+        );
+        assert_eq!(refused.status.code(), Some(125));
+        refused.says(&["can't listen on", "ddress already in use"]);
+    });
+}
+
+/// A terminal with rbuild in it.
+struct Terminal {
+    window: File,
+    inside: OwnedFd,
+    program: Started,
+    shown: String,
+}
+
+impl Terminal {
+    /// Starts `rbuild run WORDS`, whose standard streams and controlling terminal it is.
+    fn run(rbuild: &Rbuild, words: &[&str]) -> Terminal {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let window = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::grantpt(&window).unwrap();
+        rustix::pty::unlockpt(&window).unwrap();
+        let inside = rustix::pty::ioctl_tiocgptpeer(&window, flags).unwrap();
+        set_size(&inside, 33, 101);
+        let inner = rbuild.command();
+        let mut command = Command::new("setsid");
+        command
+            .arg("--ctty")
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        command.arg("run").args(words).env_clear();
+        for (name, value) in inner.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        command.current_dir(inner.get_current_dir().unwrap_or(Path::new("/")));
+        let stream = || Stdio::from(inside.try_clone().unwrap());
+        command.stdin(stream()).stdout(stream()).stderr(stream());
+        let program = Started(command.spawn().unwrap());
+        Terminal {
+            window: window.into(),
+            inside,
+            program,
+            shown: String::new(),
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.window.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads what is shown up to this text, and no further.
+    fn wait_for(&mut self, text: &str) {
+        let begun = Instant::now();
+        loop {
+            if let Some(at) = self.shown.find(text) {
+                self.shown.drain(..at + text.len());
+                return;
+            }
+            let mut ready = [rustix::event::PollFd::new(
+                &self.window,
+                rustix::event::PollFlags::IN,
+            )];
+            let wait = rustix::event::Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            };
+            if rustix::event::poll(&mut ready, Some(&wait)).unwrap() > 0 {
+                let mut buffer = [0; 4096];
+                let count = self.window.read(&mut buffer).unwrap();
+                self.shown += &String::from_utf8_lossy(&buffer[..count]);
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{text:?} never came: {:?}",
+                self.shown
+            );
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        let settings = rustix::termios::tcgetattr(&self.inside).unwrap();
+        !settings
+            .local_modes
+            .contains(rustix::termios::LocalModes::ICANON)
+    }
+}
+
+fn set_size(terminal: impl AsFd, rows: u16, columns: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(terminal, size).unwrap();
+}
+
+#[test]
+fn a_terminal_is_the_program_s_and_comes_back() {
+    if !needs(&[Need::BaseImages, Need::Program("setsid")]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\nENV PS1=prompt>\n");
+        let mut terminal = Terminal::run(&rbuild, &["-it", "-u", "app", "app", "sh"]);
+        terminal.wait_for("prompt>");
+        assert!(terminal.is_raw());
+        terminal.types("tty; stty size; echo $TERM; test -w /dev/console && echo console\r");
+        terminal.wait_for("/dev/pts/0\r\n33 101\r\nxterm\r\nconsole\r\n");
+        set_size(&terminal.inside, 40, 90);
+        // The program hears of it when rbuild has; its next question may be quicker.
+        terminal.types("until stty size | grep '40 90'; do sleep 0.05; done\r");
+        terminal.wait_for("\r\n40 90\r\n");
+        // Ctrl-C is a key like any other, and the program's.
+        terminal.types("echo begun; sleep 1000\r");
+        terminal.wait_for("\r\nbegun\r\n");
+        terminal.types("\x03");
+        terminal.wait_for("prompt>");
+        terminal.types("exit 5\r");
+        assert_eq!(terminal.program.code(), Some(5));
+        assert!(!terminal.is_raw());
+        assert_eq!(left_behind(&rbuild).len(), 0);
+    });
+}
+
+#[test]
+fn a_terminal_comes_back_when_the_program_is_ended() {
+    if !needs(&[Need::BaseImages, Need::Program("setsid")]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let deaf = "trap '' TERM HUP; echo ready; while :; do sleep 0.1; done";
+        let mut terminal = Terminal::run(&rbuild, &["-it", "app", "sh", "-c", deaf]);
+        terminal.wait_for("ready");
+        assert!(terminal.is_raw());
+        terminal.program.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(100));
+        terminal.program.signal(Signal::TERM);
+        assert_eq!(terminal.program.code(), Some(137));
+        assert!(!terminal.is_raw());
+        // One that nobody types into stays as it is, and Ctrl-C ends the program.
+        let mut terminal =
+            Terminal::run(&rbuild, &["-t", "app", "sh", "-c", "tty; exec sleep 1000"]);
+        terminal.wait_for("/dev/pts/0");
+        assert!(!terminal.is_raw());
+        terminal.types("\x03");
+        assert_eq!(terminal.program.code(), Some(130));
+    });
+}
+
+#[test]
+fn a_terminal_needs_none_outside_where_nobody_types() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        let words = ["-qt", "app", "sh", "-c", "tty; echo err >&2"];
+        let finished = run(&rbuild, &words).ok();
+        assert_eq!(
+            String::from_utf8_lossy(&finished.stdout),
+            "/dev/pts/0\r\nerr\r\n"
+        );
+        assert_eq!(finished.stderr, "");
+    });
+}
+
+#[test]
+fn one_id_is_enough_for_an_image_of_root_s() {
+    as_other_user(|user| {
+        let rbuild = Rbuild::new(user).env("RBUILD_ISOLATION", "userns-single");
+        let hello = crate::support::repository().join("examples/hello");
+        if !rbuild.run(["doctor"]).status.success() {
+            return skip("a user namespace with one id doesn't work here");
+        }
+        rbuild.build_at(hello).tag("hello").ok();
+        run(&rbuild, &["hello"]).ok();
+        let refused = run(&rbuild, &["-u", "33", "hello"]);
+        assert_eq!(refused.status.code(), Some(125));
+        refused.says(&["33", "not mapped"]);
+    });
+}
