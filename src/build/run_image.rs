@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::run::{BuildEnvironment, materializer};
 use crate::digest::{BlobDigest, CacheKeyBuilder, ImageId};
-use crate::graph::NetworkMode;
+use crate::graph::{NetworkMode, RunSettings};
 use crate::image::ImageError;
 use crate::image::config::{CONFIG_LIMIT, DEFAULT_PATH, ExecutionConfig, ImageConfig};
 use crate::sandbox::Launcher;
@@ -38,6 +38,8 @@ pub struct RunRequest {
     pub hostname: Option<String>,
     /// `--network`.
     pub network: NetworkMode,
+    /// `--add-host`, `--ulimit`, `--shm-size`, `--cgroup-parent`.
+    pub settings: RunSettings,
     /// `--read-only`.
     pub read_only: bool,
     /// `--volume`, `--mount`, `--tmpfs`.
@@ -221,6 +223,7 @@ fn container(
         user: request.user.unwrap_or_else(|| config.user.clone()),
         hostname: request.hostname,
         network: request.network,
+        settings: request.settings,
         read_only: request.read_only,
         mounts: request.mounts.into_iter().chain(volumes).collect(),
     })

@@ -135,6 +135,11 @@ fn ignored_signals() -> u64 {
     fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_in(&status))
 }
 
+/// Whether this process ignores a signal now.
+pub fn ignores(number: u8) -> bool {
+    is_ignored(ignored_signals(), number)
+}
+
 fn is_ignored(mask: u64, number: u8) -> bool {
     mask & (1 << (number - 1)) != 0
 }

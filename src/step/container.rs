@@ -15,11 +15,11 @@ pub use super::run::HOSTNAME;
 use super::run::mounts::{hosts, resolv_conf, writable_in};
 use super::run::{self, Assembly, RunError, STANDARD};
 use crate::digest::CacheKeyBuilder;
-use crate::graph::NetworkMode;
+use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::view::{View, ViewError};
 use crate::sandbox::{
     HostPath, Launcher, LauncherError, MountSource, Outcome, Resources, Running, SandboxFiles,
-    SandboxSpec, Security, TerminalSpec, Writable, terminal,
+    SandboxSpec, Security, StepCgroup, TerminalSpec, Writable, terminal,
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::store::{LayerId, PendingTree};
@@ -41,6 +41,8 @@ pub struct Container {
     pub hostname: Option<String>,
     /// The network.
     pub network: NetworkMode,
+    /// More hosts, limits, its cgroup.
+    pub settings: RunSettings,
     /// Whether the image's file system refuses writing.
     pub read_only: bool,
     /// What is put into the file system.
@@ -101,6 +103,7 @@ pub struct RunningContainer {
     running: Arc<Running>,
     line: Option<terminal::Line>,
     // Gone after the processes.
+    _cgroup: Option<StepCgroup>,
     _assembly: Assembly,
     _upper: PendingTree,
 }
@@ -165,6 +168,7 @@ pub fn start(
     assembly.env = environment(&container.env, &user.home);
     let lower = run::lower_trees(materializer, &snapshot, &view, &mut assembly)?;
     add_mounts(container, materializer, &lower, &mut assembly)?;
+    let cgroup = assembly.enter_cgroup(&container.settings)?;
     let (line, terminal) = match terminal {
         Some(WantedTerminal { size }) => {
             let (near, far) = terminal::line().map_err(run::failed("making a terminal"))?;
@@ -196,7 +200,11 @@ pub fn start(
         security: Security::Sandbox,
         read_only: container.read_only,
         terminal,
-        resources: Resources::default(),
+        resources: Resources {
+            ulimits: container.settings.ulimits.clone(),
+            shm_size: container.settings.shm_size,
+            cgroup: assembly.cgroup,
+        },
     };
     assembly.scratch.push(work);
     let files = SandboxFiles {
@@ -209,6 +217,7 @@ pub fn start(
     Ok(RunningContainer {
         running: Arc::new(running),
         line,
+        _cgroup: cgroup,
         _assembly: assembly,
         _upper: upper,
     })
@@ -237,9 +246,10 @@ fn assemble(container: &Container, view: &View) -> Result<Assembly, StepError> {
     for (target, kind) in STANDARD {
         assembly.point(view, target, kind)?;
     }
+    let known = hosts(hostname, &container.settings.hosts);
     let files = [
         ("/etc/resolv.conf", resolv_conf()?),
-        ("/etc/hosts", hosts(hostname).into_bytes()),
+        ("/etc/hosts", known.into_bytes()),
         ("/etc/hostname", format!("{hostname}\n").into_bytes()),
     ];
     for (path, content) in files {

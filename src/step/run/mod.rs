@@ -87,7 +87,7 @@ impl StepContext {
         self.materializer.trees(parent)?;
         working.begin();
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
-        let _cgroup = assembly.enter_cgroup(run)?;
+        let _cgroup = assembly.enter_cgroup(&run.settings)?;
         let upper = self.store().new_tree(self.materializer.form())?;
         prepare_upper(upper.path(), &view)?;
         let spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::error::{RunError, failed};
 use super::{SCRIPTS, STANDARD, environment, hostname};
 use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
-use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run};
+use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run, RunSettings};
 use crate::layer::apply;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
@@ -120,10 +121,7 @@ impl StepContext {
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
-        let mut hosts = hosts(hostname(run));
-        for (name, address) in &run.settings.hosts {
-            hosts.push_str(&format!("{address}\t{name}\n"));
-        }
+        let hosts = hosts(hostname(run), &run.settings.hosts);
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
             self.show_script(script, &mut assembly)?;
@@ -368,8 +366,11 @@ impl StepContext {
 
 impl Assembly {
     /// Makes the step's own cgroup where one is wanted. It goes with the value that is given.
-    pub(super) fn enter_cgroup(&mut self, run: &Run) -> Result<Option<StepCgroup>, RunError> {
-        let Some(parent) = &run.settings.cgroup_parent else {
+    pub(in crate::step) fn enter_cgroup(
+        &mut self,
+        settings: &RunSettings,
+    ) -> Result<Option<StepCgroup>, RunError> {
+        let Some(parent) = &settings.cgroup_parent else {
             return Ok(None);
         };
         let cgroup = StepCgroup::create(parent)?;
@@ -432,9 +433,14 @@ impl Assembly {
     }
 }
 
-/// What `/etc/hosts` says to a program on a machine of this name.
-pub(in crate::step) fn hosts(hostname: &str) -> String {
-    format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+/// What `/etc/hosts` says to a program on a machine of this name, with the user's own lines.
+pub(in crate::step) fn hosts(hostname: &str, others: &[(String, IpAddr)]) -> String {
+    let mut hosts =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in others {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    hosts
 }
 
 /// The machine's name servers, as they are.

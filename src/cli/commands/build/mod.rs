@@ -8,7 +8,7 @@ mod buildkit;
 mod docker_flags;
 mod outputs;
 mod request;
-mod run_settings;
+pub(super) mod run_settings;
 mod summary;
 mod values;
 

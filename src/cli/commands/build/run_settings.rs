@@ -16,22 +16,40 @@ const HOST_GATEWAY: &str = "host-gateway";
 
 /// Reads the options.
 pub(super) fn run_settings(arguments: &BuildArguments) -> Result<RunSettings, Failure> {
+    read(
+        &arguments.add_hosts,
+        &arguments.ulimits,
+        arguments.shm_size.as_deref(),
+        arguments.cgroup_parent.as_deref(),
+    )
+}
+
+/// Reads the values of the options in this order.
+///
+/// # Errors
+/// When one of them can't be read.
+pub(in crate::cli::commands) fn read(
+    add_hosts: &[String],
+    limits: &[String],
+    size: Option<&str>,
+    cgroup_parent: Option<&str>,
+) -> Result<RunSettings, Failure> {
     let mut hosts = Vec::new();
-    for text in &arguments.add_hosts {
+    for text in add_hosts {
         hosts.extend(host(text)?);
     }
     let mut ulimits = BTreeMap::new();
-    for text in &arguments.ulimits {
+    for text in limits {
         let limit = ulimit(text)?;
         // As in Docker, the last word about a limit counts.
         ulimits.insert(limit.kind, limit);
     }
-    let cgroup_parent = arguments.cgroup_parent.as_ref();
+    let cgroup_parent = cgroup_parent.filter(|parent| !parent.is_empty());
     Ok(RunSettings {
         hosts,
         ulimits: ulimits.into_values().collect(),
-        shm_size: shm_size(arguments.shm_size.as_deref())?,
-        cgroup_parent: cgroup_parent.filter(|parent| !parent.is_empty()).cloned(),
+        shm_size: shm_size(size)?,
+        cgroup_parent: cgroup_parent.map(str::to_owned),
     })
 }
 

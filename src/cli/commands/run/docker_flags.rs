@@ -162,7 +162,6 @@ static FLAGS: &[Flag] = &[
     value("pid"),
     value("userns"),
     value("uts"),
-    value("cgroup-parent"),
     value("storage-opt"),
     value("volume-driver"),
     value("volumes-from"),
@@ -177,10 +176,7 @@ static FLAGS: &[Flag] = &[
     because(value("link-local-ip"), HOST_NETWORK),
     because(value("mac-address"), HOST_NETWORK),
     because(value("network-alias"), HOST_NETWORK),
-    // Hosts and limits.
-    value("add-host"),
-    value("shm-size"),
-    value("ulimit"),
+    // Limits.
     because(short("memory", 'm'), NO_LIMITS),
     because(value("memory-reservation"), NO_LIMITS),
     because(value("memory-swap"), NO_LIMITS),

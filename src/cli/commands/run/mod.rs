@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use self::arguments::PullChoice;
 pub use self::arguments::RunArguments;
+use super::build::run_settings;
 use super::{Context, find_image, parse_reference};
 use crate::build::publish::{self, Publish, Published};
 use crate::build::run_image::{self, PreparedRun, RunImageError, RunRequest};
@@ -108,6 +109,12 @@ impl Wish {
                 "`--publish` leads nowhere with `--network=none`",
             ));
         }
+        let settings = run_settings::read(
+            &arguments.add_host,
+            &arguments.ulimit,
+            arguments.shm_size.as_deref(),
+            arguments.cgroup_parent.as_deref(),
+        )?;
         let cwd = arguments.workdir.as_deref();
         Ok(Self {
             image,
@@ -121,6 +128,7 @@ impl Wish {
                     .transpose()?,
                 hostname: arguments.hostname,
                 network,
+                settings,
                 read_only: arguments.read_only,
                 mounts,
                 terminal: arguments.tty,

@@ -16,6 +16,7 @@ use super::{NOT_RUN, failure, not_run};
 use crate::build::run_image::PreparedRun;
 use crate::cli::commands::Context;
 use crate::cli::error::{ErrorKind, Failure, SIGPIPE};
+use crate::cli::signals::ignores;
 use crate::sandbox::{LauncherError, Outcome, Running};
 use crate::step::container::{RunningContainer, Streams, WantedTerminal};
 
@@ -223,6 +224,7 @@ impl Signals {
         };
         let passed_on = PASSED_ON
             .into_iter()
+            .filter(|(number, _)| !ignores(*number))
             .map(|(number, kind)| Ok((number, watch(kind)?)))
             .collect::<Result<_, Failure>>()?;
         Ok(Self {
