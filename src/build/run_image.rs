@@ -1,7 +1,7 @@
 //! `rbuild run`: an image of the store, tried in a sandbox.
 //!
 //! What the image's config says and what the user wants instead become one
-//! [`Container`](crate::step::container::Container), as `docker run` joins the two. Nothing of a
+//! [`Container`], as `docker run` joins the two. Nothing of a
 //! run reaches the store.
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! `rbuild run`: an image, tried in the foreground.
 //!
-//! This file turns options into a request and finds the image; [`session`] lives with the program
+//! This file turns options into a request and finds the image; `session` lives with the program
 //! until it ends. Docker's exit codes: the program's own, 125 where it never came to run.
 
 mod arguments;
