@@ -73,12 +73,12 @@ pub struct RunArguments {
 
     /// Give the program rbuild's standard input
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
+        default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) interactive: bool,
 
     /// Give the program a terminal
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
+        default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) tty: bool,
 
     /// Reach a port of the program under another number: [IP:][PORT:]PORT[/tcp]
@@ -87,7 +87,7 @@ pub struct RunArguments {
 
     /// Say which ports of the machine are those that the image exposes
     #[arg(short = 'P', long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
+        default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) publish_all: bool,
 
     /// The machine's network, or none: host, none
@@ -116,7 +116,7 @@ pub struct RunArguments {
 
     /// Refuse writing to the image's file system, but for its volumes
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
+        default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) read_only: bool,
 
     /// Seconds that the program has to end after a signal before it is killed
@@ -135,7 +135,7 @@ pub struct RunArguments {
 
     /// Show no progress of a pull
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
+        default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) quiet: bool,
 
     /// The platform to take where the image has several [default: this machine's]
