@@ -268,3 +268,51 @@ fn damaged_layers_are_refused() {
         .fails()
         .says(&["digest"]);
 }
+
+/// An image whose manifest calls a blob of its own what its config calls the layer of another
+/// image: neither that image's builds nor its pushes may come to use that blob.
+#[test]
+fn what_one_manifest_claims_of_a_layer_is_nothing_to_other_images() {
+    if !needs(&[Need::Program("docker-registry"), Need::Program("curl")]) {
+        return;
+    }
+    let registry = Registry::start();
+    let of = |content: &str| Project::with("FROM scratch\nCOPY file /file\n").file("file", content);
+    let maker = Rbuild::new(&User::Caller);
+    for content in ["good", "evil"] {
+        let name = registry.name(&format!("team/app:{content}"));
+        maker.build(&of(content)).tag(&name).args(["--push"]).ok();
+    }
+    let mut tampered = registry.manifest("team/app", "good");
+    tampered["layers"] = registry.manifest("team/app", "evil")["layers"].clone();
+    registry.put_manifest("team/app", "tampered", &tampered);
+
+    let rbuild = Rbuild::new(&User::Caller);
+    let [good, tampered] =
+        ["good", "tampered"].map(|tag| registry.name(&format!("team/app:{tag}")));
+    let read =
+        |name: &str| Project::with(&format!("FROM scratch\nCOPY --from={name} /file /read\n"));
+    let unread = |name: &str| Project::with(&format!("FROM {name}\nENV A=1\n"));
+    rbuild.build(&unread(&tampered)).ok();
+    rbuild.run(["pull", &tampered]).ok();
+    let image = rbuild.build(&read(&good)).image();
+    assert_eq!(image.tree().text("read"), "good");
+
+    let other = Rbuild::new(&User::Caller);
+    other.run(["pull", &tampered]).ok();
+    other
+        .build(&unread(&good))
+        .tag(registry.name("copy/app:1"))
+        .ok();
+    other.run(["push", &registry.name("copy/app:1")]).ok();
+    assert_eq!(
+        registry.manifest("copy/app", "1")["layers"][0]["digest"],
+        registry.manifest("team/app", "good")["layers"][0]["digest"],
+    );
+
+    let third = Rbuild::new(&User::Caller);
+    third
+        .build(&read(&tampered))
+        .fails()
+        .says(&["does not hold the layer"]);
+}

@@ -5,8 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Finished, Image, Need, Project, Rbuild, Registry, Tree, User, each_user, needs,
-    run_with_timeout,
+    Image, Need, Project, Rbuild, Registry, Tree, User, each_user, needs, run_with_timeout,
 };
 
 /// An image of two files and a link.
@@ -239,24 +238,6 @@ fn the_metadata_file_says_what_was_made() {
     });
 }
 
-fn manifest_in(registry: &Registry, repository: &str, reference: &str) -> Value {
-    let url = format!(
-        "http://{}/v2/{repository}/manifests/{reference}",
-        registry.address()
-    );
-    let mut command = std::process::Command::new("curl");
-    command.args(["-fsS", "--noproxy", "*"]);
-    for kind in [
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    ] {
-        command.args(["-H", &format!("Accept: {kind}")]);
-    }
-    command.arg(url);
-    let finished: Finished = run_with_timeout(command, None);
-    serde_json::from_str(&finished.ok().text()).unwrap()
-}
-
 #[test]
 fn an_image_goes_to_registries_as_it_was_made() {
     if !needs(&[Need::Program("docker-registry"), Need::Program("curl")]) {
@@ -274,7 +255,7 @@ fn an_image_goes_to_registries_as_it_was_made() {
         let output = format!("type=image,\"name={names}\",push=true,oci-mediatypes=false");
         rbuild.build(&small()).args(["-o", &output]).ok();
         for tag in ["1", "2"] {
-            let manifest = manifest_in(&registry, "team/app", tag);
+            let manifest = registry.manifest("team/app", tag);
             assert_eq!(manifest["mediaType"], docker);
             assert_eq!(
                 manifest["config"]["mediaType"],
@@ -288,8 +269,8 @@ fn an_image_goes_to_registries_as_it_was_made() {
             .ok();
         rbuild.run(["push", &copy]).ok();
         assert_eq!(
-            manifest_in(&registry, "copy/app", "1"),
-            manifest_in(&registry, "team/app", "1")
+            registry.manifest("copy/app", "1"),
+            registry.manifest("team/app", "1")
         );
 
         let metadata = rbuild.out().join("metadata.json");
@@ -307,7 +288,7 @@ fn an_image_goes_to_registries_as_it_was_made() {
             .unwrap()
             .to_owned();
         log.says(&[&format!("pushed {}@{digest}", registry.name("by/digest"))]);
-        let manifest = manifest_in(&registry, "by/digest", &digest);
+        let manifest = registry.manifest("by/digest", &digest);
         assert_eq!(manifest["annotations"], json!({"a": "b"}));
         let tags = format!("http://{}/v2/by/digest/tags/list", registry.address());
         let mut command = std::process::Command::new("curl");

@@ -116,7 +116,6 @@ pub fn outgoing(
         .is_some_and(|layer| layer.chain_id.is_some());
     let named = materializer.named_blob(layer);
     if is_base && named.is_none() {
-        bring(materializer, diff_id)?;
         materializer.settle(layer, diff_id)?;
     }
     let any_form = is_base && !packaging.force_compression;
@@ -243,10 +242,7 @@ fn compress<W: Write>(
     let store = materializer.store();
     let plain = match store.blob(&BlobDigest(diff_id.0))? {
         // Others than rbuild write tars in other ways: only the one that came is the layer.
-        None if is_base => {
-            bring(materializer, diff_id)?;
-            Some(materializer.plain_tar(layer)?)
-        }
+        None if is_base => Some(materializer.plain_tar(layer)?),
         found => found,
     };
     match plain {
@@ -259,15 +255,4 @@ fn compress<W: Write>(
         }
     }
     writer.finish().map_err(failed())
-}
-
-/// Sees to it that some blob of a base image's layer is here.
-fn bring(materializer: &Materializer, diff_id: DiffId) -> Result<(), SnapshotError> {
-    if materializer.may_have_layer(diff_id)? {
-        return Ok(());
-    }
-    match known(materializer, diff_id, |_| true)? {
-        Some((_, Some(origin))) => materializer.fetcher().fetch(std::slice::from_ref(&origin)),
-        _ => Ok(()),
-    }
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::content::Content;
-use super::{Snapshot, SnapshotError};
+use super::{Snapshot, SnapshotError, origin};
 use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, Digest, HashingStream};
 use crate::fs::Root;
 use crate::layer::compression;
@@ -22,7 +22,7 @@ use crate::layer::index::Index;
 use crate::layer::view::View;
 use crate::layer::{LayerError, apply, tar_reader};
 use crate::reference::Reference;
-use crate::store::{LayerId, Store, StoreError};
+use crate::store::{CompressedBlob, LayerId, Store, StoreError};
 
 /// A compressed layer that a registry has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -375,13 +375,7 @@ impl Materializer {
                 return Ok((file, remote.digest));
             }
         }
-        for claimed in self.store.compressed_blobs(&diff_id)? {
-            if let Some(file) = self.store.blob(&claimed.digest)? {
-                let is_true = holds(file, diff_id);
-                self.store
-                    .settle_claim(&diff_id, &claimed.digest, is_true)?;
-            }
-        }
+        self.settle_claims(diff_id)?;
         self.trusted_blob(diff_id)?
             .ok_or_else(|| Self::missing(diff_id))
     }
@@ -411,10 +405,7 @@ impl Materializer {
     }
 
     /// Whether the store has a blob that is said to hold the layer, truly or not.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn may_have_layer(&self, diff_id: DiffId) -> Result<bool, SnapshotError> {
+    fn may_have_layer(&self, diff_id: DiffId) -> Result<bool, SnapshotError> {
         if self.has_layer(diff_id)? {
             return Ok(true);
         }
@@ -426,25 +417,49 @@ impl Materializer {
         Ok(false)
     }
 
+    /// Reads the blobs that are said to hold a layer, those that are here first, until one does.
+    fn settle_claims(&self, diff_id: DiffId) -> Result<(), SnapshotError> {
+        let mut claimed = self.store.compressed_blobs(&diff_id)?;
+        let mut is_here = Vec::with_capacity(claimed.len());
+        for blob in &claimed {
+            is_here.push((blob.digest, self.store.has_blob(&blob.digest)?));
+        }
+        claimed.sort_by_key(|blob| !is_here.contains(&(blob.digest, true)));
+        for blob in claimed {
+            if !is_here.contains(&(blob.digest, true))
+                && let Some(origin) = origin::find(&self.store, &blob)?
+            {
+                self.fetcher.fetch(std::slice::from_ref(&origin))?;
+            }
+            let Some(file) = self.store.blob(&blob.digest)? else {
+                continue;
+            };
+            let is_true = holds(file, diff_id);
+            self.store.settle_claim(&diff_id, &blob.digest, is_true)?;
+            if is_true {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Sees to it that some blob of a layer is known to hold it, if any is said to: what leaves
     /// this machine under a layer's name is that layer.
     ///
     /// # Errors
-    /// When the layer can't be had.
+    /// When a blob can't be fetched.
     pub fn settle(&self, layer: LayerId, diff_id: DiffId) -> Result<(), SnapshotError> {
-        let known = self.store.compressed_blobs(&diff_id)?;
-        if known.is_empty() || known.iter().any(|blob| blob.is_verified) {
+        let is_verified = |blob: &CompressedBlob| blob.is_verified;
+        if self
+            .store
+            .compressed_blobs(&diff_id)?
+            .iter()
+            .any(is_verified)
+        {
             return Ok(());
         }
         let _lock = self.lock(layer)?;
-        let (file, digest) = self.blob(layer, diff_id)?;
-        if digest.0 == diff_id.0 {
-            return Ok(());
-        }
-        match holds(file, diff_id) {
-            true => Ok(self.store.settle_claim(&diff_id, &digest, true)?),
-            false => Err(self.denied(diff_id, &digest)?),
-        }
+        self.settle_claims(diff_id)
     }
 
     /// A blob does not hold the layer that its manifest says it does.

@@ -6,7 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::needs::{Need, base_images, program};
+use super::process::{Finished, run_with_timeout};
 
 /// A registry on a free port of the loopback interface; it ends when dropped.
 pub(crate) struct Registry {
@@ -98,7 +101,36 @@ impl Registry {
     pub(crate) fn name(&self, repository_and_tag: &str) -> String {
         format!("{}/{repository_and_tag}", self.address())
     }
+
+    /// The manifest that a tag or digest names, by `curl`.
+    pub(crate) fn manifest(&self, repository: &str, reference: &str) -> Value {
+        let finished = self.curl(&["-H", ACCEPT], repository, reference).ok();
+        serde_json::from_str(&finished.text()).unwrap()
+    }
+
+    /// Puts a manifest into the registry as it is, by `curl`.
+    pub(crate) fn put_manifest(&self, repository: &str, tag: &str, manifest: &Value) {
+        let kind = manifest["mediaType"].as_str().unwrap();
+        let (header, body) = (format!("Content-Type: {kind}"), manifest.to_string());
+        let args = ["-X", "PUT", "-H", &header, "--data-binary", &body];
+        self.curl(&args, repository, tag).ok();
+    }
+
+    fn curl(&self, args: &[&str], repository: &str, reference: &str) -> Finished {
+        let address = self.address();
+        let mut command = Command::new("curl");
+        command
+            .args(["-fsS", "--noproxy", "*"])
+            .args(args)
+            .arg(format!(
+                "http://{address}/v2/{repository}/manifests/{reference}"
+            ));
+        run_with_timeout(command, None)
+    }
 }
+
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json, \
+                      application/vnd.docker.distribution.manifest.v2+json";
 
 impl Drop for Registry {
     fn drop(&mut self) {
