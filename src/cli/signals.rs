@@ -1,5 +1,5 @@
 //! Signals: the first one stops the work in order, a second one ends the process at once, and so
-//! does time: whatever doesn't stop within [`PATIENCE`] is left to the kernel.
+//! does time: whatever doesn't stop within `PATIENCE` is left to the kernel.
 //!
 //! A signal that is ignored when rbuild starts (`nohup`, a shell's background job) stays ignored.
 
