@@ -205,11 +205,15 @@ mod tests {
     use super::*;
 
     fn checked(line: &str) -> Result<(), Failure> {
+        checked_in(line, &Environment::default())
+    }
+
+    fn checked_in(line: &str, environment: &Environment) -> Result<(), Failure> {
         let commands = tables().map(|(name, _)| Command::new(name));
         let command = add_to(Command::new("rbuild").subcommands(commands));
         let words = std::iter::once("rbuild").chain(line.split_whitespace());
         let matches = command.try_get_matches_from(words).unwrap();
-        check(&matches, &Environment::default())
+        check(&matches, environment)
     }
 
     #[test]
@@ -312,14 +316,9 @@ mod tests {
             ("", "pull", true),
             ("1", "images", true),
         ] {
-            let line = Command::new("rbuild").subcommand(Command::new(command));
-            let matches = line.try_get_matches_from(["rbuild", command]).unwrap();
             let environment = Environment::from_iter([(CONTENT_TRUST, value)]);
-            assert_eq!(
-                check(&matches, &environment).is_ok(),
-                accepted,
-                "{value} {command}"
-            );
+            let is_accepted = checked_in(command, &environment).is_ok();
+            assert_eq!(is_accepted, accepted, "{value} {command}");
         }
     }
 
