@@ -13,6 +13,8 @@ mod support;
 mod base_images;
 mod cache;
 mod commands;
+mod compatibility;
+mod completion;
 mod copy_into_existing;
 mod doctor;
 mod engines;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
 use super::commands::completion::CompletionArguments;
@@ -32,6 +32,7 @@ use super::commands::save::SaveArguments;
 use super::commands::tag::TagArguments;
 use super::commands::unshare::UnshareArguments;
 use super::commands::version::VersionArguments;
+use super::docker_flags;
 use super::environment::Environment;
 use super::error::Failure;
 use super::settings::{GlobalArguments, Settings};
@@ -173,7 +174,7 @@ impl Stop {
 
 /// What clap knows: every command with its options, hidden ones too.
 pub fn definition() -> clap::Command {
-    Line::command()
+    docker_flags::add_to(Line::command())
 }
 
 /// What clap knows, without what is hidden: for shells, which would offer that too.
@@ -201,14 +202,22 @@ pub fn parse(
     environment: &Environment,
 ) -> Result<Invocation, Stop> {
     let words: Vec<OsString> = words.into_iter().skip(1).collect();
-    let known = Line::command();
+    let known = definition();
     let is_command = |word: &str| word == "help" || known.find_subcommand(word).is_some();
     let words = spelling::normalise(words, &is_command, &|word| Path::new(word).is_dir())?;
     let first = words.first().and_then(|word| word.to_str());
     let runs = matches!(first, Some("run" | "unshare"));
     let is_login = first == Some("login");
     let line = std::iter::once(OsString::from("rbuild")).chain(words);
-    let line = Line::try_parse_from(line).map_err(|error| match stop(error, is_login) {
+    let understood = known
+        .try_get_matches_from(line)
+        .and_then(|matches| Ok((Line::from_arg_matches(&matches)?, matches)))
+        .map_err(|error| stop(error, is_login))
+        .and_then(|(line, matches)| {
+            docker_flags::check(&matches, environment)?;
+            Ok(line)
+        });
+    let line = understood.map_err(|stop| match stop {
         Stop::Fail(failure) if runs => Stop::Fail(failure.exit_with(NOT_RUN)),
         stop => stop,
     })?;
@@ -326,7 +335,8 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Line::command().debug_assert();
+        definition().debug_assert();
+        visible().debug_assert();
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 pub mod arguments;
 pub mod commands;
+pub mod docker_flags;
 pub mod environment;
 pub mod error;
 pub mod filter;
@@ -24,6 +25,7 @@ pub mod ui;
 mod csv;
 mod docker_config;
 mod prompt;
+mod run_settings;
 mod spelling;
 
 use std::process::ExitCode;

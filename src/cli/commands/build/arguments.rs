@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::docker_flags::DockerFlags;
 use crate::build::NetworkMode;
+use crate::cli::run_settings::RunSettingsArguments;
 use crate::platform::{InvalidPlatform, Platform};
 
 /// `--network`.
@@ -136,26 +136,10 @@ pub struct BuildArguments {
     )]
     pub(super) network: Option<NetworkChoice>,
 
-    /// Let RUN steps find a host: NAME:IP or NAME=IP; the IP `host-gateway` is this machine; may be repeated
-    #[arg(long = "add-host", value_name = "NAME:IP")]
-    pub(super) add_hosts: Vec<String>,
-
-    /// Limit processes of RUN steps: KIND=SOFT[:HARD], for example nofile=1024:2048; may be repeated
-    #[arg(long = "ulimit", value_name = "KIND=SOFT[:HARD]")]
-    pub(super) ulimits: Vec<String>,
-
-    /// Size of /dev/shm in RUN steps [default: 64m]
-    #[arg(long, value_name = "SIZE")]
-    pub(super) shm_size: Option<String>,
-
-    /// Put each RUN step into a cgroup of its own below this one (cgroup version 2)
-    #[arg(long, value_name = "CGROUP")]
-    pub(super) cgroup_parent: Option<String>,
+    #[command(flatten)]
+    pub(super) run: RunSettingsArguments,
 
     /// The platform to build for, `local` for this machine's [default: local] [env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',', value_parser = platform)]
     pub(super) platform: Vec<Platform>,
-
-    #[command(flatten)]
-    pub(super) docker: DockerFlags,
 }

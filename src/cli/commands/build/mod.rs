@@ -5,10 +5,8 @@ pub mod stdin;
 mod annotation;
 mod arguments;
 mod buildkit;
-mod docker_flags;
 mod outputs;
 mod request;
-pub(super) mod run_settings;
 mod summary;
 mod values;
 
@@ -18,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use self::arguments::{BuildArguments, NetworkChoice};
-pub use self::docker_flags::docker_flags;
 use self::request::Prepared;
 use self::stdin::StdinContent;
 use super::Context;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::annotation::Annotations;
 use super::arguments::{self, BuildArguments};
 use super::outputs::{self, Around, Kind, OutputValue};
-use super::{buildkit, run_settings, values};
+use super::{buildkit, values};
 use crate::build::{
     BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, SecretFrom, SecretSource,
 };
@@ -59,7 +59,6 @@ pub(super) fn prepare(
     arguments: BuildArguments,
     environment: &Environment,
 ) -> Result<Prepared, Failure> {
-    arguments.docker.check()?;
     let (context, dockerfile) = sources(&arguments)?;
     let platform = platform(&arguments.platform, environment)?;
     let Outputs {
@@ -99,7 +98,7 @@ pub(super) fn prepare(
         fresh_stages: stages(&arguments.no_cache_filter),
         pull: arguments.pull,
         network: arguments.network.unwrap_or_default().into(),
-        run: run_settings::run_settings(&arguments)?,
+        run: arguments.run.read()?,
         platform,
         outputs,
         describe: arguments.metadata_file.is_some(),

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::docker_flags::DockerFlags;
+use crate::cli::run_settings::RunSettingsArguments;
 use crate::cli::spelling::parse_bool;
 use crate::platform::Platform;
 
@@ -98,22 +98,6 @@ pub struct RunArguments {
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(super) hostname: Option<String>,
 
-    /// Let the program find a host: NAME:IP; the IP `host-gateway` is this machine
-    #[arg(long, value_name = "NAME:IP")]
-    pub(super) add_host: Vec<String>,
-
-    /// Limit the program's processes: KIND=SOFT[:HARD], for example nofile=1024:2048
-    #[arg(long, value_name = "KIND=SOFT[:HARD]")]
-    pub(super) ulimit: Vec<String>,
-
-    /// Size of /dev/shm [default: 64m]
-    #[arg(long, value_name = "SIZE")]
-    pub(super) shm_size: Option<String>,
-
-    /// Put the program into a cgroup of its own below this one (cgroup version 2)
-    #[arg(long, value_name = "CGROUP")]
-    pub(super) cgroup_parent: Option<String>,
-
     /// Refuse writing to the image's file system, but for its volumes
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
@@ -122,6 +106,9 @@ pub struct RunArguments {
     /// Seconds that the program has to end after a signal before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) stop_timeout: u64,
+
+    #[command(flatten)]
+    pub(super) settings: RunSettingsArguments,
 
     /// When to ask the registry: always, missing, never
     #[arg(
@@ -141,9 +128,6 @@ pub struct RunArguments {
     /// The platform to take where the image has several [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Option<Platform>,
-
-    #[command(flatten)]
-    pub(super) docker: DockerFlags,
 
     /// Show this help
     #[arg(long, action = ArgAction::Help)]

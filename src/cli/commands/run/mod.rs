@@ -4,7 +4,6 @@
 //! until it ends. Docker's exit codes: the program's own, 125 where it never came to run.
 
 mod arguments;
-mod docker_flags;
 mod progress;
 mod session;
 mod values;
@@ -15,7 +14,6 @@ use std::sync::Arc;
 
 use self::arguments::PullChoice;
 pub use self::arguments::RunArguments;
-use super::build::run_settings;
 use super::{Context, find_image, parse_reference};
 use crate::build::publish::{self, Publish, Published};
 use crate::build::run_image::{self, PreparedRun, RunImageError, RunRequest};
@@ -67,7 +65,6 @@ struct Wish {
 
 impl Wish {
     fn new(arguments: RunArguments, context: &Context) -> Result<Self, Failure> {
-        arguments.docker.check()?;
         let environment = &context.environment;
         if arguments.tty && arguments.interactive && !io::stdin().is_terminal() {
             return Err(Failure::user("the input device is not a TTY")
@@ -109,12 +106,7 @@ impl Wish {
                 "`--publish` leads nowhere with `--network=none`",
             ));
         }
-        let settings = run_settings::read(
-            &arguments.add_host,
-            &arguments.ulimit,
-            arguments.shm_size.as_deref(),
-            arguments.cgroup_parent.as_deref(),
-        )?;
+        let settings = arguments.settings.read()?;
         let cwd = arguments.workdir.as_deref();
         Ok(Self {
             image,

@@ -1,56 +1,61 @@
-//! Options about what RUN steps get of the machine: `--add-host`, `--ulimit`, `--shm-size`,
-//! `--cgroup-parent`.
+//! Options about what programs get of the machine, in RUN steps as in `rbuild run`: `--add-host`,
+//! `--ulimit`, `--shm-size`, `--cgroup-parent`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::arguments::BuildArguments;
+use clap::Args;
+
+use super::error::Failure;
 use crate::build::RunSettings;
-use crate::cli::error::Failure;
 use crate::dockerfile;
 use crate::sandbox::{LimitKind, Ulimit};
 
-/// Docker's word for the address at which containers reach the host. A step that has a network
+/// Docker's word for the address at which containers reach the host. A program that has a network
 /// has the host's, so that is the loopback address.
 const HOST_GATEWAY: &str = "host-gateway";
 
-/// Reads the options.
-pub(super) fn run_settings(arguments: &BuildArguments) -> Result<RunSettings, Failure> {
-    read(
-        &arguments.add_hosts,
-        &arguments.ulimits,
-        arguments.shm_size.as_deref(),
-        arguments.cgroup_parent.as_deref(),
-    )
+/// The options.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct RunSettingsArguments {
+    /// Let programs find a host: NAME:IP or NAME=IP; the IP `host-gateway` is this machine; may be repeated
+    #[arg(long = "add-host", value_name = "NAME:IP")]
+    add_hosts: Vec<String>,
+
+    /// Limit processes: KIND=SOFT[:HARD], for example nofile=1024:2048; may be repeated
+    #[arg(long = "ulimit", value_name = "KIND=SOFT[:HARD]")]
+    ulimits: Vec<String>,
+
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
+
+    /// Run programs in cgroups of their own below this one (cgroup version 2)
+    #[arg(long, value_name = "CGROUP")]
+    cgroup_parent: Option<String>,
 }
 
-/// Reads the values of the options in this order.
-///
-/// # Errors
-/// When one of them can't be read.
-pub(in crate::cli::commands) fn read(
-    add_hosts: &[String],
-    limits: &[String],
-    size: Option<&str>,
-    cgroup_parent: Option<&str>,
-) -> Result<RunSettings, Failure> {
-    let mut hosts = Vec::new();
-    for text in add_hosts {
-        hosts.extend(host(text)?);
+impl RunSettingsArguments {
+    /// What they say.
+    pub(super) fn read(&self) -> Result<RunSettings, Failure> {
+        let mut hosts = Vec::new();
+        for text in &self.add_hosts {
+            hosts.extend(host(text)?);
+        }
+        let mut ulimits = BTreeMap::new();
+        for text in &self.ulimits {
+            let limit = ulimit(text)?;
+            // As in Docker, the last word about a limit counts.
+            ulimits.insert(limit.kind, limit);
+        }
+        let cgroup_parent = self.cgroup_parent.as_ref();
+        Ok(RunSettings {
+            hosts,
+            ulimits: ulimits.into_values().collect(),
+            shm_size: shm_size(self.shm_size.as_deref())?,
+            cgroup_parent: cgroup_parent.filter(|parent| !parent.is_empty()).cloned(),
+        })
     }
-    let mut ulimits = BTreeMap::new();
-    for text in limits {
-        let limit = ulimit(text)?;
-        // As in Docker, the last word about a limit counts.
-        ulimits.insert(limit.kind, limit);
-    }
-    let cgroup_parent = cgroup_parent.filter(|parent| !parent.is_empty());
-    Ok(RunSettings {
-        hosts,
-        ulimits: ulimits.into_values().collect(),
-        shm_size: shm_size(size)?,
-        cgroup_parent: cgroup_parent.map(str::to_owned),
-    })
 }
 
 /// `NAME:IP`, `NAME=IP`, several addresses with commas between, IPv6 in brackets or not.

@@ -1,0 +1,69 @@
+//! Flags of Docker's commands for images and disk space.
+
+use super::{
+    Flag, NO_BUILDERS, NO_CONTENT_TRUST, TRUE_OR_FALSE, always, any_bool, default_builder, is_true,
+};
+
+const ONE_PLATFORM: &str = "an image in rbuild's store is for one platform";
+const ALL_TAGS: &str = "name each tag";
+
+const CONTENT_TRUST: Flag = Flag::switch("disable-content-trust", is_true, NO_CONTENT_TRUST);
+const BUILDER: Flag = Flag::value("builder", default_builder, NO_BUILDERS);
+/// There is no daemon to wait for.
+const TIMEOUT: Flag = Flag::value("timeout", always, "");
+
+pub(super) static TABLES: &[(&str, &[Flag])] = &[
+    ("images", &[Flag::refused_switch("tree", ONE_PLATFORM)]),
+    (
+        "inspect",
+        &[
+            // An image's size is always shown.
+            Flag::switch("size", any_bool, TRUE_OR_FALSE).short('s'),
+            Flag::refused("platform", ONE_PLATFORM),
+        ],
+    ),
+    ("history", &[Flag::refused("platform", ONE_PLATFORM)]),
+    ("rmi", &[Flag::refused("platform", ONE_PLATFORM)]),
+    (
+        "pull",
+        &[
+            Flag::refused_switch("all-tags", ALL_TAGS).short('a'),
+            CONTENT_TRUST,
+        ],
+    ),
+    (
+        "push",
+        &[
+            Flag::refused_switch("all-tags", ALL_TAGS).short('a'),
+            Flag::refused("platform", ONE_PLATFORM),
+            CONTENT_TRUST,
+        ],
+    ),
+    (
+        "df",
+        &[
+            BUILDER,
+            TIMEOUT,
+            Flag::refused("filter", "rbuild shows everything that takes room"),
+        ],
+    ),
+    (
+        "prune",
+        &[
+            BUILDER,
+            TIMEOUT,
+            Flag::refused(
+                "min-free-space",
+                "`--keep SIZE` says how large the store may stay",
+            ),
+            Flag::refused(
+                "reserved-space",
+                "`--keep SIZE` says how large the store may stay",
+            ),
+        ],
+    ),
+    (
+        "version",
+        &[Flag::refused("format", "the version is one line of text").short('f')],
+    ),
+];
