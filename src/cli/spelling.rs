@@ -25,8 +25,11 @@ const SWITCHES: [&str; 5] = ["--no-cache", "--pull", "--push", "--quiet", "--ver
 /// Commands that run a program whose words are not rbuild's to read.
 const FOREGROUND: [&str; 2] = ["run", "unshare"];
 
+/// Docker's words for commands, each with ours.
+type Members = &'static [(&'static str, &'static [&'static str])];
+
 /// What a command group of Docker has that rbuild has too.
-const GROUPS: [(&str, &[(&str, &[&str])]); 5] = [
+const GROUPS: [(&str, Members); 5] = [
     (
         "buildx",
         &[
@@ -166,7 +169,7 @@ fn replace_group(
     mut words: Vec<OsString>,
     at: usize,
     group: &str,
-    members: &[(&str, &[&str])],
+    members: Members,
 ) -> Result<Vec<OsString>, Failure> {
     let offered = || {
         let names: Vec<String> = members

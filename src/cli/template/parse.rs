@@ -51,9 +51,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, String> {
     let mut pieces = split(text)?.into_iter();
     let (nodes, end) = block(&mut pieces, 0)?;
     match end {
-        End::Text => Ok(nodes),
-        End::End => Err("`{{end}}` ends nothing".to_owned()),
-        End::Else(_) => Err("`{{else}}` belongs to nothing".to_owned()),
+        Ending::Text => Ok(nodes),
+        Ending::Block => Err("`{{end}}` ends nothing".to_owned()),
+        Ending::Else(_) => Err("`{{else}}` belongs to nothing".to_owned()),
     }
 }
 
@@ -119,16 +119,16 @@ fn action_end(text: &str) -> Option<usize> {
 }
 
 /// What ended a block.
-enum End {
+enum Ending {
     Text,
-    End,
+    Block,
     /// The rest of the action: empty, or `if …`.
     Else(String),
 }
 
 type Pieces = std::vec::IntoIter<Piece>;
 
-fn block(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, End), String> {
+fn block(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, Ending), String> {
     if depth > DEEPEST {
         return Err("it is nested too deeply".to_owned());
     }
@@ -145,8 +145,8 @@ fn block(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, End), String> 
             .split_once(char::is_whitespace)
             .unwrap_or((&action, ""));
         match word {
-            "end" if rest.is_empty() => return Ok((nodes, End::End)),
-            "else" => return Ok((nodes, End::Else(rest.trim().to_owned()))),
+            "end" if rest.is_empty() => return Ok((nodes, Ending::Block)),
+            "else" => return Ok((nodes, Ending::Else(rest.trim().to_owned()))),
             "if" => nodes.push(conditional(rest, pieces, depth)?),
             "with" => {
                 let value = pipeline(rest, depth)?;
@@ -164,7 +164,7 @@ fn block(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, End), String> 
             _ => nodes.push(statement(&action, depth)?),
         }
     }
-    Ok((nodes, End::Text))
+    Ok((nodes, Ending::Text))
 }
 
 fn conditional(condition: &str, pieces: &mut Pieces, depth: usize) -> Result<Node, String> {
@@ -181,9 +181,9 @@ fn conditional(condition: &str, pieces: &mut Pieces, depth: usize) -> Result<Nod
 fn bodies(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, Vec<Node>), String> {
     let (body, end) = block(pieces, depth + 1)?;
     let rest = match end {
-        End::End => return Ok((body, Vec::new())),
-        End::Else(rest) => rest,
-        End::Text => return Err("`{{end}}` is missing".to_owned()),
+        Ending::Block => return Ok((body, Vec::new())),
+        Ending::Else(rest) => rest,
+        Ending::Text => return Err("`{{end}}` is missing".to_owned()),
     };
     if let Some(condition) = rest.strip_prefix("if ") {
         // The `{{end}}` of an `{{else if}}` ends both.
@@ -196,7 +196,7 @@ fn bodies(pieces: &mut Pieces, depth: usize) -> Result<(Vec<Node>, Vec<Node>), S
         return Err(format!("unexpected `{rest}` behind `else`"));
     }
     match block(pieces, depth + 1)? {
-        (otherwise, End::End) => Ok((body, otherwise)),
+        (otherwise, Ending::Block) => Ok((body, otherwise)),
         _ => Err("`{{end}}` is missing".to_owned()),
     }
 }
