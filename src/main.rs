@@ -11,11 +11,6 @@ use rbuild::cli::ui::stderr_style;
 use rbuild::cli::{self, Environment};
 use rbuild::sandbox::process;
 
-/// musl's own allocator takes one lock for all threads.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let environment = Environment::of_process();
     let invocation = match cli::parse(std::env::args_os(), &environment) {
