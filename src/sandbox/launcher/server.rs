@@ -230,7 +230,9 @@ pub(in crate::sandbox) fn become_helper(kept: &[&dyn AsRawFd]) -> Result<(), Err
         "/dev/null",
         rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
-    )?;
+    )
+    // A root file system may have no devices at all. Nobody reads or writes this one.
+    .or_else(|_| rustix::fs::memfd_create("null", rustix::fs::MemfdFlags::CLOEXEC))?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
