@@ -34,13 +34,16 @@ pub struct CompletionArguments {
 /// # Errors
 /// When standard output can't be written.
 pub fn run(arguments: CompletionArguments) -> Result<(), Failure> {
-    let shell = match arguments.shell {
-        Shell::Bash => clap_complete::Shell::Bash,
-        Shell::Zsh => clap_complete::Shell::Zsh,
-        Shell::Fish => clap_complete::Shell::Fish,
-    };
     let mut script = Vec::new();
-    let mut definition = arguments::visible();
-    clap_complete::generate(shell, &mut definition, "rbuild", &mut script);
+    // Each by its own type: what is for other shells stays out of the program.
+    match arguments.shell {
+        Shell::Bash => generate(clap_complete::aot::Bash, &mut script),
+        Shell::Zsh => generate(clap_complete::aot::Zsh, &mut script),
+        Shell::Fish => generate(clap_complete::aot::Fish, &mut script),
+    }
     output::print(&String::from_utf8_lossy(&script))
+}
+
+fn generate(shell: impl clap_complete::Generator, script: &mut Vec<u8>) {
+    clap_complete::generate(shell, &mut arguments::visible(), "rbuild", script);
 }
