@@ -9,7 +9,7 @@ mod archive;
 mod destination;
 mod selection;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -131,6 +131,7 @@ pub(super) fn select(
         cancel,
         scratch,
         source: Cell::new(0),
+        ahead: RefCell::default(),
     };
     selector.select(&mut destination)?;
     Ok(Selection {

@@ -6,16 +6,26 @@
 //! - directories that exist at the destination are merged into, files are replaced, and a file
 //!   never replaces a directory nor a directory a file.
 
-use std::cell::Cell;
-use std::sync::Arc;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::destination::{Bytes, Destination, Item, display};
 use super::{CopyError, Owner, archive};
 use crate::graph::{Copy, CopySource};
 use crate::ignore::{Matcher, glob_match, has_wildcards};
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
-use crate::snapshot::{FileTree, Node};
+use crate::snapshot::{FileTree, Node, TreeError};
 use crate::solver::cancel::Cancel;
+
+/// So many directories beside each other are worth being listed by several threads.
+const WORTH_THREADS: usize = 4;
+/// More threads than this wait for the same locks of the file system.
+const MOST_THREADS: usize = 8;
+
+type Listed = Result<Vec<Node>, TreeError>;
 
 /// What is the same for all sources of one instruction.
 pub(super) struct Selector<'a> {
@@ -27,6 +37,8 @@ pub(super) struct Selector<'a> {
     pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
     /// Counts the sources.
     pub(super) source: Cell<u64>,
+    /// Directories that were listed before their turn.
+    pub(super) ahead: RefCell<BTreeMap<Vec<u8>, Listed>>,
 }
 
 impl Selector<'_> {
@@ -125,7 +137,13 @@ impl Selector<'_> {
     ) -> Result<(), CopyError> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
         let Some(tree) = self.tree else { return Ok(()) };
-        for child in tree.children(directory)? {
+        let ahead = self.ahead.borrow_mut().remove(directory);
+        let children = match ahead {
+            Some(listed) => listed?,
+            None => tree.children(directory)?,
+        };
+        self.list_ahead(tree, &children, relative);
+        for child in children {
             let name = child.entry.name().to_vec();
             let relative = join_path(relative, &name);
             let is_directory = child.entry.is_directory();
@@ -148,6 +166,47 @@ impl Selector<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lists the directories among `children` at once, each as it will be wanted: the time of a
+    /// walk over a large context is that of its system calls.
+    fn list_ahead(&self, tree: &Arc<dyn FileTree>, children: &[Node], relative: &[u8]) {
+        let is_wanted = |node: &&Node| {
+            let excluded = |exclude: &Matcher| {
+                !exclude.has_exceptions()
+                    && exclude.excluded(&join_path(relative, node.entry.name()))
+            };
+            node.entry.is_directory() && !self.exclude.as_ref().is_some_and(excluded)
+        };
+        let wanted: Vec<&[u8]> = children
+            .iter()
+            .filter(is_wanted)
+            .map(|node| node.entry.path.as_slice())
+            .collect();
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(MOST_THREADS).min(wanted.len());
+        if wanted.len() < WORTH_THREADS || threads < 2 {
+            return;
+        }
+        let (next, listed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let work = || {
+            while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.cancel.is_canceled() {
+                    return;
+                }
+                let children = tree.children(path);
+                let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
+                listed.push((path.to_vec(), children));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let listed = listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.ahead.borrow_mut().extend(listed);
     }
 
     /// Puts one node of the tree at `target`.
