@@ -7,6 +7,7 @@
 //! A layer's content is read from whatever is at hand, in this order: its tree, its plain tar at
 //! the offset that the index gives, and (after one decompression) its compressed blob.
 
+mod claims;
 pub mod compare;
 mod content;
 mod materialize;
