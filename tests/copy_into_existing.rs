@@ -262,3 +262,35 @@ fn files_that_move_between_stages_keep_owner_mode_and_time() {
         assert_eq!(tree.get("srv/d/x").mtime, 1_234_567_890);
     });
 }
+
+/// Large contexts are listed by several threads; what is copied hangs on none of them.
+#[test]
+fn many_folders_are_copied_as_few_are() {
+    let mut project = Project::with(
+        "FROM scratch\nCOPY --exclude=d3 --exclude=d*/s2 --exclude=!d5/s2/kept . /all/\n",
+    );
+    let mut expected = Vec::new();
+    for d in 0..9 {
+        for s in 0..6 {
+            for f in ["file", "kept"] {
+                let path = format!("d{d}/s{s}/{f}");
+                if d != 3 && (s != 2 || (d == 5 && f == "kept")) {
+                    expected.push(format!("all/{path}"));
+                }
+                project = project.file(&path, &path);
+            }
+        }
+    }
+    let image = Rbuild::new(&User::Caller).build(&project).image();
+    let tree = image.tree();
+    let listing = tree.all();
+    let found: Vec<&str> = listing
+        .lines()
+        .filter(|line| line.trim_start().starts_with("f ") && !line.contains("Dockerfile"))
+        .map(|line| line.split_whitespace().nth(3).unwrap())
+        .collect();
+    assert_eq!(found, expected);
+    for path in &expected {
+        assert_eq!(tree.text(path), path["all/".len()..]);
+    }
+}
