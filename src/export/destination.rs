@@ -2,7 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::ExportError;
 
@@ -49,12 +54,8 @@ impl Destination {
             let out = Out::InPlace(io::BufWriter::with_capacity(BUFFER, file));
             return Ok(Self { out });
         }
-        // The file that a link names is replaced, not the link.
-        let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let folder = match place.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let place = behind_links(path).map_err(ExportError::io("open", path))?;
+        let folder = folder_of(&place);
         let beside = new_file(folder).map_err(ExportError::io("create a file in", folder))?;
         let (file, beside) = beside.into_parts();
         Ok(Self {
@@ -84,6 +85,49 @@ impl Destination {
                 renamed.map_err(ExportError::io("create", &place))
             }
         }
+    }
+}
+
+/// Where the file that a path names is, for that is replaced, not a link to it; a link that leads
+/// nowhere is.
+///
+/// In a folder where everybody may make files, such as `/tmp`, somebody else's link is not
+/// followed: that is the rule of the kernel (`fs.protected_symlinks`), which therefore gets to
+/// follow the links, and where it has been told not to mind, of this function.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(found) => found,
+        Err(Errno::NOENT) => return Ok(path.to_owned()),
+        Err(error) => return Err(error.into()),
+    };
+    if is_planted(path)? {
+        return Err(Errno::ACCESS.into());
+    }
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    match std::fs::read_link(link) {
+        Ok(place) => Ok(place),
+        // No /proc.
+        Err(_) => path.canonicalize(),
+    }
+}
+
+/// Whether this is a link that somebody else has put where everybody may put one.
+fn is_planted(path: &Path) -> io::Result<bool> {
+    const STICKY_FOR_ALL: u32 = 0o1002;
+    let link = path.symlink_metadata()?;
+    if !link.is_symlink() {
+        return Ok(false);
+    }
+    let folder = folder_of(path).metadata()?;
+    let is_ours = link.uid() == rustix::process::geteuid().as_raw() || link.uid() == folder.uid();
+    Ok(folder.mode() & STICKY_FOR_ALL == STICKY_FOR_ALL && !is_ours)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 

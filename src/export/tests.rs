@@ -280,6 +280,29 @@ fn a_link_or_a_device_is_written_through() {
 }
 
 #[test]
+fn somebody_else_s_link_in_a_folder_for_all_is_not_followed() {
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("file"), folder.path().join("all/link"));
+    std::fs::write(&file, "kept").unwrap();
+    let all = folder.path().join("all");
+    std::fs::create_dir(&all).unwrap();
+    symlink(&file, &link).unwrap();
+    std::fs::set_permissions(&all, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    assert!(Destination::open(&link).is_ok());
+    if lchown(&link, Some(12_345), None).is_err() {
+        println!("skipped: only root can make a link somebody else's");
+        return;
+    }
+    let error = Destination::open(&link).err().unwrap();
+    assert!(error.to_string().contains("all/link"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    // Where not everybody may make files, whoever made the link may do worse.
+    std::fs::set_permissions(&all, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(Destination::open(&link).is_ok());
+}
+
+#[test]
 fn layers_come_from_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();

@@ -72,6 +72,7 @@ fn set_up(
         ))?;
     }
     close_others_on_exec().map_err(failed(Stage::Process, "can't close descriptors"))?;
+    give_pipes(spec.uid);
     rustix::process::umask(Mode::from(0o022));
 
     if spec.security == Security::Sandbox {
@@ -109,6 +110,23 @@ fn set_streams(files: &StepFiles) -> Result<(), Errno> {
     }
     rustix::stdio::dup2_stdout(&files.stdout)?;
     rustix::stdio::dup2_stderr(&files.stderr)
+}
+
+/// Pipes of this sandbox belong to its user, who may open `/dev/stdout` by that name.
+fn give_pipes(uid: u32) {
+    let uid = Some(Uid::from_raw(uid));
+    for stream in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        let is_pipe = rustix::fs::fstat(stream)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        if is_pipe {
+            // An id that is not mapped is refused later, with a reason.
+            let _ = rustix::fs::fchown(stream, uid, None);
+        }
+    }
 }
 
 fn close_others_on_exec() -> Result<(), Errno> {

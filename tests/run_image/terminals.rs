@@ -173,3 +173,25 @@ fn a_terminal_comes_back_when_the_program_is_ended() {
         assert_eq!(terminal.program.code(), Some(130));
     });
 }
+
+#[test]
+fn the_user_s_own_terminal_is_out_of_reach() {
+    if !needs(&[Need::BaseImages, Need::Program("setsid")]) {
+        return;
+    }
+    each_user(|user| {
+        let rbuild = with_image(user, "FROM busybox\n");
+        // Neither what is typed into it nor how it behaves is the program's.
+        let script = "for n in 0 1 2; do test -t $n && echo $n is a terminal; done; \
+                      stty -F /proc/self/fd/1 -echo -isig; echo; read -t 2 typed <&1; \
+                      echo got $typed.";
+        let mut terminal = Terminal::run(&rbuild, &["app", "sh", "-c", script]);
+        terminal.types("hunter2\r");
+        assert_eq!(terminal.program.code(), Some(0));
+        let settings = rustix::termios::tcgetattr(&terminal.inside).unwrap();
+        let modes = rustix::termios::LocalModes::ECHO | rustix::termios::LocalModes::ISIG;
+        assert!(settings.local_modes.contains(modes));
+        terminal.wait_for("got .\r\n");
+        assert!(!terminal.shown.contains("is a terminal"));
+    });
+}

@@ -6,6 +6,7 @@
 mod arguments;
 mod progress;
 mod session;
+mod streams;
 mod values;
 mod window;
 

@@ -2,7 +2,7 @@
 //! its end.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
+use super::streams::{self, Flow, Pipes};
 use super::window::{OutputEnd, RawTerminal, Window, size};
 use super::{NOT_RUN, failure, not_run};
 use crate::build::run_image::PreparedRun;
@@ -18,7 +19,7 @@ use crate::cli::commands::Context;
 use crate::cli::error::{ErrorKind, Failure, SIGPIPE};
 use crate::cli::signals::ignores;
 use crate::sandbox::{LauncherError, Outcome, Running};
-use crate::step::container::{RunningContainer, Streams, WantedTerminal};
+use crate::step::container::{RunningContainer, WantedTerminal};
 
 /// Signals that are passed on and don't ask for an end.
 const PASSED_ON: [(u8, SignalKind); 3] = [
@@ -50,12 +51,12 @@ pub(super) async fn run(
     let signals = Signals::watch(context).map_err(not_run)?;
     let options = *options;
     let started = tokio::task::spawn_blocking(move || start(options, &prepared));
-    let (mut container, side) = started
+    let (mut container, connection) = started
         .await
         .map_err(|error| Failure::internal("can't start the program").caused_by(&error))
         .and_then(|started| started)
         .map_err(not_run)?;
-    let end = live(options, &container, side, signals).await;
+    let end = live(options, &container, connection, signals).await;
     // Removing what it wrote is not to hold up the restored terminal: that came back before.
     let gone = tokio::task::spawn_blocking(move || {
         let end = container.wait();
@@ -67,43 +68,49 @@ pub(super) async fn run(
     finish(end?)
 }
 
+/// What connects rbuild and the program.
+enum Connection {
+    /// The other side of the program's terminal, where it came to have one.
+    Terminal(Option<OwnedFd>),
+    Pipes(Pipes),
+}
+
 fn start(
     options: Options,
     prepared: &PreparedRun,
-) -> Result<(RunningContainer, Option<OwnedFd>), Failure> {
-    let copy = |stream: &dyn AsFd| {
-        stream
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Failure::internal("can't pass a standard stream on").caused_by(&error))
+) -> Result<(RunningContainer, Connection), Failure> {
+    let failed = |error: io::Error| {
+        Failure::internal("can't make the program's standard streams").caused_by(&error)
     };
-    let streams = Streams {
-        stdin: match options.interactive && !options.terminal {
-            true => Some(copy(&io::stdin())?),
-            false => None,
-        },
-        stdout: copy(&io::stdout())?,
-        stderr: copy(&io::stderr())?,
-    };
-    let terminal = options.terminal.then(|| WantedTerminal { size: size() });
-    let mut container = prepared.start(streams, terminal).map_err(failure)?;
+    if !options.terminal {
+        let (streams, pipes) = streams::pipes(options.interactive).map_err(failed)?;
+        let container = prepared.start(streams, None).map_err(failure)?;
+        return Ok((container, Connection::Pipes(pipes)));
+    }
+    let streams = streams::none().map_err(failed)?;
+    let terminal = WantedTerminal { size: size() };
+    let mut container = prepared.start(streams, Some(terminal)).map_err(failure)?;
     let side = container.terminal().map_err(|error| {
         Failure::internal("can't reach the program's terminal").caused_by(&error)
     })?;
-    Ok((container, side))
+    Ok((container, Connection::Terminal(side)))
 }
 
 /// From the start of the program to its end, the user's terminal given back.
 async fn live(
     options: Options,
     container: &RunningContainer,
-    side: Option<OwnedFd>,
+    connection: Connection,
     mut signals: Signals,
 ) -> Result<Outcome, Failure> {
     let failed = |error: io::Error| {
         Failure::internal("can't connect the terminals")
             .caused_by(&error)
             .exit_with(NOT_RUN)
+    };
+    let (side, flow) = match connection {
+        Connection::Terminal(side) => (side, None),
+        Connection::Pipes(pipes) => (None, Some(pipes.open().map_err(failed)?)),
     };
     // A terminal that nobody types into stays as it is, and Ctrl-C a signal.
     let raw = match options.interactive && side.is_some() {
@@ -141,6 +148,9 @@ async fn live(
         // A terminal that somebody else got hold of is no reason to wait for ever.
         let _ = tokio::time::timeout(LAST_OUTPUT, shown(&mut window)).await;
     }
+    if let Some(flow) = flow {
+        rest(flow, &mut signals).await;
+    }
     drop(raw);
     if program.reader_is_gone {
         return Err(Failure::new(
@@ -154,6 +164,20 @@ async fn live(
     outcome
         .map_err(|error| Failure::from_error(ErrorKind::Internal, &error))
         .map_err(not_run)
+}
+
+/// Waits for the last of the output: its reader may be slow. Whoever doesn't want to wait sends a
+/// signal, for the program isn't there any more.
+async fn rest(mut flow: Flow, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            () = flow.shown() => return,
+            arrived = signals.next() => match arrived {
+                Arrived::Signal(_) => return,
+                Arrived::Resized => {}
+            },
+        }
+    }
 }
 
 async fn shown(window: &mut Option<Window>) -> OutputEnd {
