@@ -316,3 +316,42 @@ fn what_one_manifest_claims_of_a_layer_is_nothing_to_other_images() {
         .fails()
         .says(&["does not hold the layer"]);
 }
+
+/// Images that name the layer of another image, or its very blob, and can't be had any more: they
+/// don't stand between that image and where it can be had.
+#[test]
+fn registries_that_are_gone_are_nothing_to_other_images() {
+    if !needs(&[Need::Program("docker-registry"), Need::Program("curl")]) {
+        return;
+    }
+    let registry = Registry::start();
+    let of = |content: &str| Project::with("FROM scratch\nCOPY file /file\n").file("file", content);
+    let unread = |name: &str| Project::with(&format!("FROM {name}\nENV A=1\n"));
+    let maker = Rbuild::new(&User::Caller);
+    let good = registry.name("team/app:good");
+    maker.build(&of("good")).tag(&good).args(["--push"]).ok();
+
+    let rbuild = Rbuild::new(&User::Caller);
+    rbuild.build(&unread(&good)).tag("app").ok();
+    {
+        let gone = Registry::start();
+        let [copied, lying] = ["team/app:copied", "team/app:lying"].map(|name| gone.name(name));
+        maker.build(&of("good")).tag(&copied).args(["--push"]).ok();
+        maker.build(&of("evil")).tag(&lying).args(["--push"]).ok();
+        let mut lie = gone.manifest("team/app", "copied");
+        lie["layers"] = gone.manifest("team/app", "lying")["layers"].clone();
+        // The first of several to be tried.
+        lie["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
+        gone.put_manifest("team/app", "lying", &lie);
+        for name in [copied, lying] {
+            rbuild.build(&unread(&name)).ok();
+        }
+    }
+    let copy = registry.name("copy/app:1");
+    rbuild.run(["tag", "app", &copy]).ok();
+    rbuild.run(["push", &copy]).ok();
+    assert_eq!(
+        registry.manifest("copy/app", "1")["layers"][0]["digest"],
+        registry.manifest("team/app", "good")["layers"][0]["digest"],
+    );
+}

@@ -30,13 +30,22 @@ impl Publish {
 
 /// Why a port can't be published.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on `{address}` for port {container} of the container")]
-pub struct PublishError {
-    /// Where.
-    address: SocketAddr,
-    container: u16,
-    /// Why.
-    source: io::Error,
+pub enum PublishError {
+    /// It can't be listened for.
+    #[error("can't listen on `{address}` for port {container} of the container")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The port that the container listens on.
+        container: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another program of this machine would be published.
+    #[error(
+        "can't publish port {0} of the container: another program of this machine listens on it, and they share a network"
+    )]
+    Taken(u16),
 }
 
 /// Ports that are being passed on. Dropping it ends that.
@@ -53,13 +62,25 @@ pub struct Published {
 /// When one can't be listened on; then none is.
 pub async fn publish(ports: &[Publish]) -> Result<Published, PublishError> {
     let mut published = Published::default();
-    for port in ports.iter().filter(|port| !port.holds()) {
+    let passed_on = || ports.iter().filter(|port| !port.holds());
+    // Before any listener of our own is there.
+    for port in passed_on() {
+        if TcpStream::connect(&inside(port.container)[..])
+            .await
+            .is_ok()
+        {
+            return Err(PublishError::Taken(port.container));
+        }
+    }
+    for port in passed_on() {
         let listener = listen(port).await?;
-        let local = listener.local_addr().map_err(|source| PublishError {
-            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-            container: port.container,
-            source,
-        })?;
+        let local = listener
+            .local_addr()
+            .map_err(|source| PublishError::Listen {
+                address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+                container: port.container,
+                source,
+            })?;
         published.listening.push((local, *port));
         published.tasks.spawn(serve(listener, port.container));
     }
@@ -68,7 +89,7 @@ pub async fn publish(ports: &[Publish]) -> Result<Published, PublishError> {
 
 async fn listen(port: &Publish) -> Result<TcpListener, PublishError> {
     let number = port.host.unwrap_or(0);
-    let failed = |address, source| PublishError {
+    let failed = |address, source| PublishError::Listen {
         address,
         container: port.container,
         source,
@@ -108,14 +129,18 @@ async fn serve(listener: TcpListener, port: u16) {
     }
 }
 
+/// Where a port of the container is reached.
+fn inside(port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+        SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port),
+    ]
+}
+
 /// Passes bytes on, both ways, until both sides have ended. A container that doesn't listen (yet)
 /// closes the connection.
 async fn pass_on(mut stream: TcpStream, port: u16) {
-    let loopback = [
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
-        SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port),
-    ];
-    if let Ok(mut container) = TcpStream::connect(&loopback[..]).await {
+    if let Ok(mut container) = TcpStream::connect(&inside(port)[..]).await {
         let _ = stream.set_nodelay(true);
         let _ = container.set_nodelay(true);
         // Either side may go away at any time.
@@ -131,13 +156,19 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_go_both_ways_and_so_do_ends() {
-        let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inside = free.local_addr().unwrap();
         let port = Publish {
             address: Some(Ipv4Addr::LOCALHOST.into()),
             host: None,
-            container: inside.local_addr().unwrap().port(),
+            container: inside.port(),
         };
+        // What was there before the container is not the container's to publish.
+        let taken = publish(&[port]).await.unwrap_err();
+        assert!(matches!(taken, PublishError::Taken(port) if port == inside.port()));
+        drop(free);
         let published = publish(&[port]).await.unwrap();
+        let inside = TcpListener::bind(inside).await.unwrap();
         let (address, listened) = published.listening[0];
         assert_eq!(listened, port);
         let client = tokio::spawn(async move {

@@ -94,8 +94,8 @@ fn rewrite<W: Write>(
 pub struct OutgoingLayer {
     /// Its descriptor.
     pub descriptor: Descriptor,
-    /// Where its blob can be had if the store doesn't hold it.
-    pub origin: Option<RemoteBlob>,
+    /// Where its blob can be had, each a place of its own, if the store doesn't hold it.
+    pub origins: Vec<RemoteBlob>,
 }
 
 /// Names the blob of a layer as `packaging` wants it: one that is known, else one that is made
@@ -129,7 +129,7 @@ pub fn outgoing(
     let recipe = packaging.recipe(diff_id);
     let _lock = store.lock(&recipe)?;
     if let Some(blob) = made_before(store, &recipe, packaging)? {
-        return Ok(as_packaged((blob, None), packaging));
+        return Ok(as_packaged((blob, Vec::new()), packaging));
     }
     let writer = packaging
         .compression
@@ -155,38 +155,39 @@ pub fn outgoing(
         // before.
         store.put_memo(&recipe, blob.digest.to_string().as_bytes())?;
     }
-    Ok(as_packaged((blob, None), packaging))
+    Ok(as_packaged((blob, Vec::new()), packaging))
 }
 
-/// A blob of the layer that is known already and wanted, with its origin where it isn't here.
+/// A blob of the layer that is known already and wanted, with its origins where it isn't here.
 fn known(
     materializer: &Materializer,
     diff_id: DiffId,
     is_wanted: impl Fn(&CompressedBlob) -> bool,
-) -> Result<Option<(CompressedBlob, Option<RemoteBlob>)>, SnapshotError> {
+) -> Result<Option<(CompressedBlob, Vec<RemoteBlob>)>, SnapshotError> {
     let store = materializer.store();
     for blob in store.compressed_blobs(&diff_id)? {
         if !is_wanted(&blob) {
             continue;
         }
         if store.has_blob(&blob.digest)? {
-            return Ok(Some((blob, None)));
+            return Ok(Some((blob, Vec::new())));
         }
-        if let Some(origin) = origin::find(store, &blob)? {
-            return Ok(Some((blob, Some(origin))));
+        let origins = origin::find(store, &blob)?;
+        if !origins.is_empty() {
+            return Ok(Some((blob, origins)));
         }
     }
     Ok(None)
 }
 
 fn as_packaged(
-    (blob, origin): (CompressedBlob, Option<RemoteBlob>),
+    (blob, origins): (CompressedBlob, Vec<RemoteBlob>),
     packaging: &Packaging,
 ) -> OutgoingLayer {
     let media_type = packaging.media_types.name(&blob.media_type);
     OutgoingLayer {
         descriptor: Descriptor::new(media_type, blob.digest, blob.size),
-        origin,
+        origins,
     }
 }
 

@@ -110,23 +110,25 @@ async fn push_layer(
     let descriptor = &layer.descriptor;
     // Within one registry the blob only has to be linked; across two it has to pass here, and is
     // fetched when the registry turns out not to have it.
-    let source = match &layer.origin {
-        None => {
+    let source = match layer.origins.is_empty() {
+        true => {
             let file = materializer.store().blob(&descriptor.digest)?;
             BlobSource::file(file.ok_or(PushError::MissingBlob(descriptor.digest))?)
         }
-        Some(origin) => {
-            let (materializer, origin) = (Arc::clone(materializer), origin.clone());
+        false => {
+            let (materializer, origins) = (Arc::clone(materializer), layer.origins.clone());
+            let digest = descriptor.digest;
             BlobSource::reader(move || {
-                let fetched = materializer.fetcher().fetch(std::slice::from_ref(&origin));
+                let fetched = materializer.fetch_any(&origins);
                 fetched.map_err(io::Error::other)?;
-                let file = materializer.store().blob(&origin.digest);
+                let file = materializer.store().blob(&digest);
                 file.map_err(io::Error::other)?
                     .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
             })
         }
     };
-    let from = layer.origin.as_ref().map(|origin| &origin.repository);
+    let mut places = layer.origins.iter().map(|origin| &origin.repository);
+    let from = places.find(|place| place.domain() == reference.domain());
     let progress = progress(descriptor);
     client
         .push_blob(reference, descriptor, &source, from, Some(&progress))

@@ -84,13 +84,14 @@ impl StoredImage {
         tags: Vec<Reference>,
     ) -> Result<ExportedImage<'static>, ExportError> {
         let packed = self.pack(materializer)?;
-        let remote: Vec<_> = packed
-            .layers
-            .iter()
-            .filter_map(|layer| layer.origin.clone())
+        let layers = packed.layers.iter();
+        let remote: Vec<_> = layers
+            .filter_map(|layer| layer.origins.first().cloned())
             .collect();
-        if !remote.is_empty() {
-            materializer.fetcher().fetch(&remote)?;
+        if !remote.is_empty() && materializer.fetcher().fetch(&remote).is_err() {
+            for layer in &packed.layers {
+                materializer.fetch_any(&layer.origins)?;
+            }
         }
         let store = materializer.store();
         let layers = packed.layers.into_iter();

@@ -1,5 +1,7 @@
 //! The variables that a stage's words see: those of ENV and, behind them, those of ARG.
 
+use std::collections::HashMap;
+
 /// An ordered list of variables; a name keeps its place when its value changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment(Vec<(String, String)>);
@@ -7,12 +9,20 @@ pub struct Environment(Vec<(String, String)>);
 impl Environment {
     /// Reads `NAME=value` entries as an image config has them.
     pub fn from_config(entries: &[String]) -> Self {
-        let mut environment = Self::default();
+        let mut variables: Vec<(String, String)> = Vec::new();
+        // An image may have very many of them.
+        let mut places: HashMap<&str, usize> = HashMap::new();
         for entry in entries {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            environment.set(name, value);
+            match places.get(name) {
+                Some(place) => value.clone_into(&mut variables[*place].1),
+                None => {
+                    places.insert(name, variables.len());
+                    variables.push((name.to_owned(), value.to_owned()));
+                }
+            }
         }
-        environment
+        Self(variables)
     }
 
     /// The value of `name`.

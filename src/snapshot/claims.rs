@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io;
 
-use super::{Materializer, SnapshotError, origin};
+use super::{Materializer, RemoteBlob, SnapshotError, origin};
 use crate::digest::{BlobDigest, DiffId, HashingStream};
 use crate::layer::compression;
 use crate::store::{CompressedBlob, LayerId};
@@ -88,11 +88,15 @@ impl Materializer {
             is_here.push((blob.digest, self.store().has_blob(&blob.digest)?));
         }
         claimed.sort_by_key(|blob| !is_here.contains(&(blob.digest, true)));
+        let mut unreachable = None;
         for blob in claimed {
-            if !is_here.contains(&(blob.digest, true))
-                && let Some(origin) = origin::find(self.store(), &blob)?
-            {
-                self.fetcher().fetch(std::slice::from_ref(&origin))?;
+            if !is_here.contains(&(blob.digest, true)) {
+                match self.fetch_any(&origin::find(self.store(), &blob)?) {
+                    Ok(()) => {}
+                    Err(SnapshotError::Canceled) => return Err(SnapshotError::Canceled),
+                    // The next one may be true, and had.
+                    Err(error) => unreachable = Some(error),
+                }
             }
             let Some(file) = self.store().blob(&blob.digest)? else {
                 continue;
@@ -103,7 +107,23 @@ impl Materializer {
                 return Ok(());
             }
         }
-        Ok(())
+        unreachable.map_or(Ok(()), Err)
+    }
+
+    /// Fetches a blob from the first of these places that gives it.
+    ///
+    /// # Errors
+    /// When none does: that of the first.
+    pub fn fetch_any(&self, origins: &[RemoteBlob]) -> Result<(), SnapshotError> {
+        let mut first = None;
+        for origin in origins {
+            match self.fetcher().fetch(std::slice::from_ref(origin)) {
+                Ok(()) => return Ok(()),
+                Err(SnapshotError::Canceled) => return Err(SnapshotError::Canceled),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        first.map_or(Ok(()), Err)
     }
 
     /// Sees to it that some blob of a layer is known to hold it, if any is said to: what leaves

@@ -12,7 +12,11 @@ fn key_of(digest: &BlobDigest) -> CacheKey {
         .finish()
 }
 
-/// Remembers the repository that a blob can be had from.
+/// So many repositories of one blob are remembered, the newest first.
+const MOST: usize = 8;
+
+/// Remembers a repository that a blob can be had from. Anybody's manifest may name anybody's
+/// blob, so what others said before stays beside it.
 ///
 /// # Errors
 /// When the store fails.
@@ -21,30 +25,35 @@ pub fn remember(
     digest: &BlobDigest,
     repository: &Reference,
 ) -> Result<(), StoreError> {
-    let key = key_of(digest);
     let name = repository.to_string();
-    if store
-        .memo(&key)?
-        .is_some_and(|known| known == name.as_bytes())
-    {
+    let mut names = names(store, digest)?;
+    if names.contains(&name) {
         return Ok(());
     }
-    store.put_memo(&key, name.as_bytes())
+    names.insert(0, name);
+    names.truncate(MOST);
+    store.put_memo(&key_of(digest), names.join("\n").as_bytes())
 }
 
-/// A blob with the repository it can be had from, if one is remembered.
+fn names(store: &Store, digest: &BlobDigest) -> Result<Vec<String>, StoreError> {
+    let known = store.memo(&key_of(digest))?.unwrap_or_default();
+    let known = String::from_utf8_lossy(&known);
+    Ok(known.lines().map(str::to_owned).collect())
+}
+
+/// A blob with each repository that it can be had from, as far as they are remembered.
 ///
 /// # Errors
 /// When the store fails.
-pub fn find(store: &Store, blob: &CompressedBlob) -> Result<Option<RemoteBlob>, StoreError> {
-    let known = store.memo(&key_of(&blob.digest))?;
-    let name = known.and_then(|bytes| String::from_utf8(bytes).ok());
-    Ok(name
-        .and_then(|name| name.parse().ok())
+pub fn find(store: &Store, blob: &CompressedBlob) -> Result<Vec<RemoteBlob>, StoreError> {
+    let names = names(store, &blob.digest)?.into_iter();
+    Ok(names
+        .filter_map(|name| name.parse().ok())
         .map(|repository| RemoteBlob {
             repository,
             digest: blob.digest,
             size: blob.size,
             media_type: blob.media_type.clone(),
-        }))
+        })
+        .collect())
 }

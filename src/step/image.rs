@@ -36,11 +36,13 @@ pub fn register_origins(materializer: &Materializer, layers: &[LayerId]) -> Resu
         let Some(diff_id) = store.layer(*layer)?.and_then(|layer| layer.diff_id) else {
             continue;
         };
+        let mut origins = Vec::new();
         for blob in store.compressed_blobs(&diff_id)? {
-            if let Some(origin) = origin::find(store, &blob)? {
-                materializer.register(*layer, origin);
-                break;
-            }
+            origins.extend(origin::find(store, &blob)?);
+        }
+        // Where manifests differ, nobody knows yet which to believe: the materializer finds out.
+        if let [origin] = origins.as_slice() {
+            materializer.register(*layer, origin.clone());
         }
     }
     Ok(())

@@ -34,6 +34,7 @@ use super::error::Failure;
 use super::settings::Settings;
 use super::signals::Interrupt;
 use super::ui::style::Style;
+use super::ui::terminal::neutralise_text;
 use super::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::build::BuildEnvironment;
 use crate::digest::ImageId;
@@ -158,8 +159,11 @@ impl Context {
 
     /// Tells the user one line.
     pub fn note(&self, text: &str) {
-        self.stderr
-            .write_lines(&format!("{} {text}\n", self.style.hint("note:")));
+        self.stderr.write_lines(&format!(
+            "{} {}\n",
+            self.style.hint("note:"),
+            neutralise_text(text)
+        ));
     }
 }
 
