@@ -15,6 +15,10 @@ use crate::store::{Scratch, Store};
 /// No archive of an image has more members; each takes a row in memory.
 const MEMBERS_LIMIT: usize = 100_000;
 
+/// The headers of an archive's members, long names and all, are no larger than this. Names are held
+/// in memory.
+const HEADERS_LIMIT: u64 = 256 << 20;
+
 /// As many links are followed from one member to another.
 const LINKS_LIMIT: usize = 8;
 
@@ -127,7 +131,10 @@ impl Source for Archive {
 
 fn members(file: &File) -> io::Result<BTreeMap<String, Member>> {
     let mut members = BTreeMap::new();
-    let mut archive = tar::Archive::new(io::BufReader::new(file));
+    let mut archive = tar::Archive::new(Headers {
+        file: io::BufReader::new(file),
+        left: HEADERS_LIMIT,
+    });
     for entry in archive.entries_with_seek()? {
         let entry = entry?;
         let name = clean("", &String::from_utf8_lossy(&entry.path_bytes()));
@@ -153,6 +160,30 @@ fn members(file: &File) -> io::Result<BTreeMap<String, Member>> {
         }
     }
     Ok(members)
+}
+
+/// An archive of which only headers are read, and content is skipped.
+struct Headers<'a> {
+    file: io::BufReader<&'a File>,
+    left: u64,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            let mebibytes = HEADERS_LIMIT >> 20;
+            let large = format!("the headers of its members are larger than {mebibytes} MiB");
+            io::Error::new(io::ErrorKind::InvalidData, large)
+        })?;
+        Ok(count)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// `path` seen from `folder`, without `.`, `..` and slashes that mean nothing. A name, never
@@ -198,7 +229,34 @@ pub(super) fn detect(
 
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use std::io::Write;
+
+    use super::{HEADERS_LIMIT, clean, members};
+
+    #[test]
+    fn a_name_is_not_read_without_end() {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(HEADERS_LIMIT);
+        header.set_cksum();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        // All but the header is a hole.
+        file.set_len(HEADERS_LIMIT + 4096).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let error = members(&file).err().unwrap();
+        assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+        // What is no header may be of any size.
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_path("large").unwrap();
+        header.set_size(1 << 40);
+        header.set_cksum();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        file.set_len((1 << 40) + 4096).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        assert!(members(&file).unwrap().contains_key("large"));
+    }
 
     #[test]
     fn names_are_written_in_one_way() {
