@@ -216,23 +216,31 @@ fn the_store_serves_when_the_registry_is_gone() {
     let rbuild = Rbuild::new(&User::Caller);
     rbuild.build(&project).ok();
     let offline = ["--registry-mirror", "http://127.0.0.1:1"];
-    let file = project.path().join("Dockerfile");
-    let offline_build = || {
+    let run_offline = |words: &[&str]| {
         let mut command = rbuild.command();
-        command.args(["build", "--progress", "plain"]).args(offline);
-        command.arg("-f").arg(&file).arg(project.path());
+        command.args(words).args(offline);
+        if words[0] == "build" {
+            command.args(["--progress", "plain"]).arg(project.path());
+        }
         command
             .env("http_proxy", "http://127.0.0.1:1")
             .env("https_proxy", "http://127.0.0.1:1");
         crate::support::run_with_timeout(command, None)
     };
-    let log = offline_build().ok();
+    let log = run_offline(&["build"]).ok();
     assert_eq!(log.ran(), NOTHING);
     assert!(
         log.stderr.contains("warning"),
         "it says so:\n{}",
         log.stderr
     );
+    // To ask for what is newest is to want an answer, and the mirror's is told with the registry's.
+    for words in [&["build", "--pull"][..], &["pull", "busybox"]] {
+        run_offline(words).fails().says(&[
+            "`busybox:latest` at registry `docker.io`: ",
+            "; before that, the mirror `127.0.0.1:1`: connection refused",
+        ]);
+    }
 }
 
 #[test]

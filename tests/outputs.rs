@@ -305,7 +305,7 @@ fn what_an_output_can_not_do_is_said_at_once() {
         ("type=image,dest=x", "does not support `dest=x`"),
         ("type=image,unpack=true", "does not support `unpack=true`"),
         ("type=local", "needs a folder"),
-        ("type=cacheonly", "there is no type `cacheonly`"),
+        ("type=bundle", "there is no type `bundle`"),
         ("type=oci,compression=estargz", "compression=estargz"),
         ("type=registry", "needs a name"),
     ] {
@@ -322,4 +322,45 @@ fn what_an_output_can_not_do_is_said_at_once() {
         .args(["-o", "type=oci,dest=no/such/folder/a.tar"])
         .fails();
     log.says(&["no/such/folder"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named_before_anything_is_built() {
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let project = small();
+        std::fs::write(rbuild.out().join("file"), "kept").unwrap();
+        std::fs::create_dir(rbuild.out().join("folder")).unwrap();
+        for args in [
+            ["-o", "type=oci,dest=missing/a.tar"],
+            ["-o", "type=tar,dest=folder"],
+            ["-o", "type=local,dest=file/out"],
+            ["--iidfile", "missing/id"],
+            ["--metadata-file", "folder"],
+        ] {
+            let failed = rbuild.build(&project).args(args).fails();
+            assert!(failed.stderr.contains("can't write `"), "{}", failed.stderr);
+            assert!(failed.steps().is_empty(), "{}", failed.stderr);
+        }
+        let kept = std::fs::read_to_string(rbuild.out().join("file")).unwrap();
+        assert_eq!(kept, "kept");
+        let left = std::fs::read_dir(rbuild.out()).unwrap().count();
+        assert_eq!(left, 2, "nothing else is left in the folder");
+    });
+}
+
+#[test]
+fn a_build_for_the_cache_alone_leaves_no_image() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = small();
+    let first = rbuild
+        .build(&project)
+        .tag("app")
+        .args(["-o", "type=cacheonly"])
+        .ok();
+    assert_eq!(first.ran().len(), 2, "{}", first.stderr);
+    assert_eq!(rbuild.run(["images", "-q"]).ok().text(), "");
+    let second = rbuild.build(&project).tag("app").ok();
+    assert_eq!(second.cached().len(), 2, "{}", second.stderr);
+    assert_ne!(rbuild.run(["images", "-q"]).ok().text(), "");
 }

@@ -224,7 +224,8 @@ impl Resolver<'_> {
         platform: &Platform,
         error: RegistryError,
     ) -> Result<BlobDigest, ResolveError> {
-        if !error.is_unreachable() {
+        // Who asks for what is newest isn't helped by what was new once.
+        if self.pull || !error.is_unreachable() {
             return Err(error.into());
         }
         let Some(known) = self.store.remote(reference, platform)? else {

@@ -64,11 +64,33 @@ const GROUPS: [(&str, Members); 5] = [
             ("rm", &["rmi"]),
             ("remove", &["rmi"]),
             ("prune", &["prune", "--images"]),
-            ("save", &["save"]),
-            ("load", &["load"]),
         ],
     ),
     ("system", &[("df", &["df"]), ("prune", &["prune"])]),
+];
+
+/// Commands of Docker's that rbuild has nothing for, each with the reason. They are told apart from
+/// typing mistakes: `rm` is none of `rmi`.
+const ABSENT: [(&[&str], &str); 4] = [
+    (
+        &[
+            "attach", "commit", "cp", "create", "exec", "export", "kill", "logs", "pause", "port",
+            "ps", "rename", "restart", "rm", "start", "stats", "stop", "top", "unpause", "wait",
+        ],
+        "rbuild keeps no containers; `rbuild run` runs an image in the foreground",
+    ),
+    (
+        &["compose", "network", "volume", "service", "stack", "swarm"],
+        "rbuild builds images and runs them one at a time, for trying",
+    ),
+    (
+        &["info", "events", "context"],
+        "there is no daemon; `rbuild doctor` shows what rbuild can do on this machine",
+    ),
+    (
+        &["docker", "podman", "buildah"],
+        "rbuild stands in its place: leave the word out",
+    ),
 ];
 
 /// Brings the words behind the program's name into the form that clap knows.
@@ -135,6 +157,8 @@ fn insert_command(
     }
     if text.starts_with('-') || is_path(&text) || is_directory(&first) {
         words.insert(at, "build".into());
+    } else if let Some((_, reason)) = ABSENT.iter().find(|(names, _)| names.contains(&&*text)) {
+        return Err(Failure::user(format!("rbuild has no command `{text}`")).hint(*reason));
     }
     Ok(words)
 }
@@ -313,6 +337,8 @@ mod tests {
     fn what_a_group_does_not_have_is_an_error() {
         for (line, message) in [
             ("buildx bake", "rbuild has no command `buildx bake`"),
+            ("rm app", "rbuild has no command `rm`"),
+            ("docker build .", "rbuild has no command `docker`"),
             ("image", "`rbuild image` needs a command"),
             (
                 "build --pull=always .",

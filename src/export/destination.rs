@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -65,6 +66,39 @@ impl Destination {
                 place,
             },
         })
+    }
+
+    /// Finds out whether `path` could be written, and leaves nothing there: a long build should not
+    /// end with a mistake that its beginning could have named.
+    ///
+    /// # Errors
+    /// As [`Destination::open`].
+    pub fn check(path: &Path) -> Result<(), ExportError> {
+        let found = path.metadata();
+        if path == Path::new("-") || found.as_ref().is_ok_and(|f| !f.is_file() && !f.is_dir()) {
+            // To open a pipe or a device is to use it.
+            return Ok(());
+        }
+        if found.is_ok_and(|found| found.is_dir()) {
+            let is_folder = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(ExportError::io("create", path)(is_folder));
+        }
+        Self::open(path).map(drop)
+    }
+
+    /// The same of a folder, which is made with those above it.
+    ///
+    /// # Errors
+    /// When it couldn't be made, or nothing could be made in it.
+    pub fn check_folder(path: &Path) -> Result<(), ExportError> {
+        let path = Path::new(".").join(path);
+        let nearest = path.ancestors().find(|path| path.exists());
+        let nearest = nearest.unwrap_or(Path::new("."));
+        let error = ExportError::io("create a file in", nearest);
+        if !nearest.is_dir() {
+            return Err(error(io::ErrorKind::NotADirectory.into()));
+        }
+        access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| error(errno.into()))
     }
 
     /// Ends the output: what was written is now under its name.

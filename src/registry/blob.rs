@@ -91,7 +91,7 @@ impl Client {
             {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_final() => return Err(error),
-                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error, last)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))

@@ -20,6 +20,8 @@ pub struct RegistryError {
     action: String,
     host: String,
     kind: Box<ErrorKind>,
+    /// What mirrors had answered that were asked before.
+    mirrors: Vec<String>,
 }
 
 /// Why it failed.
@@ -185,7 +187,16 @@ impl RegistryError {
             action: action.into(),
             host: host.into(),
             kind: Box::new(kind),
+            mirrors: Vec::new(),
         }
+    }
+
+    /// The same failure, of whom was asked after a mirror had failed.
+    pub(super) fn after(mut self, mirror: RegistryError) -> Self {
+        let answer = format!("the mirror `{}`: {}", mirror.host, mirror.kind);
+        self.mirrors = mirror.mirrors;
+        self.mirrors.push(answer);
+        self
     }
 
     /// Why it failed.
@@ -235,7 +246,11 @@ impl fmt::Display for RegistryError {
             f,
             "cannot {} at registry `{}`: {}",
             self.action, self.host, self.kind
-        )
+        )?;
+        for mirror in &self.mirrors {
+            write!(f, "; before that, {mirror}")?;
+        }
+        Ok(())
     }
 }
 

@@ -125,7 +125,12 @@ impl Inner {
     }
 
     /// Takes note of a failure after which the next endpoint is asked.
-    fn passed_over(&self, endpoint: &Endpoint, error: RegistryError) -> RegistryError {
+    fn passed_over(
+        &self,
+        endpoint: &Endpoint,
+        error: RegistryError,
+        earlier: Option<RegistryError>,
+    ) -> RegistryError {
         tracing::debug!("{error}");
         if endpoint.is_mirror() && error.is_unreachable() {
             let mut silent = self
@@ -134,7 +139,10 @@ impl Inner {
                 .unwrap_or_else(PoisonError::into_inner);
             silent.insert(endpoint.name.clone());
         }
-        error
+        match earlier {
+            Some(mirror) => error.after(mirror),
+            None => error,
+        }
     }
 }
 

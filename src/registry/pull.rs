@@ -64,7 +64,7 @@ impl Client {
         for endpoint in self.inner.endpoints(reference) {
             match self.resolve_at(endpoint.clone(), reference, &action).await {
                 Ok(descriptor) => return Ok(descriptor),
-                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error, last)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))
@@ -103,7 +103,7 @@ impl Client {
         for endpoint in self.inner.endpoints(&wanted) {
             match self.manifest_at(endpoint.clone(), &wanted, &action).await {
                 Ok(manifest) => return Ok(manifest),
-                Err(error) => last = Some(self.inner.passed_over(&endpoint, error)),
+                Err(error) => last = Some(self.inner.passed_over(&endpoint, error, last)),
             }
         }
         Err(last.unwrap_or_else(|| no_endpoint(action, reference)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::create_file;
-use super::error::{Action, StoreError};
+use super::error::{Action, StoreError, free_bytes};
 use super::sql;
 
 /// How long to wait for another process's transaction. Transactions take milliseconds; only a
@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Marks the file as ours (SQLite's `application_id`): "rbld".
 const APPLICATION_ID: i64 = 0x7262_6C64;
+
+/// Size in bytes of the file that the database's readers and writers share at first.
+const SHARED_FILE: u64 = 64 << 10;
 
 /// The database of one store.
 pub(super) struct Database {
@@ -145,9 +148,23 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
     Ok(newest)
 }
 
+/// Whether an error comes of a full disk, where `free` bytes are left.
+fn means_full(code: Option<ErrorCode>, free: Option<u64>) -> bool {
+    match code {
+        Some(ErrorCode::DiskFull) => true,
+        // There is no room for the file that readers and writers share, either, and SQLite calls
+        // that a mere failure of the disk.
+        Some(ErrorCode::SystemIoFailure) => free.is_some_and(|free| free < SHARED_FILE),
+        _ => false,
+    }
+}
+
 fn database_error(root: &Path, source: rusqlite::Error) -> StoreError {
-    let hint = match source.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => return StoreError::full(root, source),
+    let code = source.sqlite_error_code();
+    if means_full(code, free_bytes(root)) {
+        return StoreError::full(root, source);
+    }
+    let hint = match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             ": another process has held it for a minute; see whether a stopped rbuild is left"
         }
@@ -163,5 +180,25 @@ fn database_error(root: &Path, source: rusqlite::Error) -> StoreError {
         root: root.to_owned(),
         hint,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_broken_one() {
+        for (code, free, expected) in [
+            (ErrorCode::DiskFull, None, true),
+            (ErrorCode::DiskFull, Some(1 << 30), true),
+            (ErrorCode::SystemIoFailure, Some(0), true),
+            (ErrorCode::SystemIoFailure, Some(4096), true),
+            (ErrorCode::SystemIoFailure, Some(1 << 30), false),
+            (ErrorCode::SystemIoFailure, None, false),
+            (ErrorCode::DatabaseCorrupt, Some(0), false),
+        ] {
+            assert_eq!(means_full(Some(code), free), expected, "{code:?} {free:?}");
+        }
     }
 }

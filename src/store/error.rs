@@ -162,13 +162,14 @@ impl<T> Action<T> for io::Result<T> {
 
 /// How much is free on the file system that holds `path` or will hold it.
 fn free_space(path: &Path) -> String {
-    let found = path
-        .ancestors()
-        .find_map(|path| rustix::fs::statvfs(path).ok());
-    found.map_or_else(
-        || "an unknown amount".to_owned(),
-        |found| human_size(found.f_bavail.saturating_mul(found.f_frsize)),
-    )
+    free_bytes(path).map_or_else(|| "an unknown amount".to_owned(), human_size)
+}
+
+/// What this user may still write on the disk of a path, in bytes, where the disk says so.
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
+    let mut folders = path.ancestors();
+    let found = folders.find_map(|path| rustix::fs::statvfs(path).ok());
+    found.map(|found| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn human_size(bytes: u64) -> String {

@@ -21,7 +21,7 @@ use crate::time::Timestamp;
 #[derive(Args, Debug, Default)]
 #[command(visible_alias = "image ls")]
 pub struct ImagesArguments {
-    /// Only images of this name: NAME[:TAG]
+    /// Only images of this name: NAME[:TAG], or a pattern such as 'team/*'
     name: Option<String>,
 
     /// Only some: dangling=true, label=NAME[=VALUE], reference=PATTERN, before=IMAGE, since=IMAGE, until=24h
@@ -54,7 +54,7 @@ pub struct ImagesArguments {
 /// # Errors
 /// When the store can't be read, or a filter can't be understood.
 pub fn run(arguments: ImagesArguments, context: &Context) -> Result<(), Failure> {
-    let name = arguments.name.as_deref().map(NameFilter::new).transpose()?;
+    let wanted = Wanted::new(&arguments)?;
     let store = context.open_store()?;
     let now = Timestamp::now();
     let mut rows = Vec::new();
@@ -66,38 +66,73 @@ pub fn run(arguments: ImagesArguments, context: &Context) -> Result<(), Failure>
                 names,
                 image,
             };
-            rows.extend(listed.rows(name.as_ref(), &arguments, now));
+            rows.extend(listed.rows(&wanted, &arguments, now));
         }
     }
     output::print(&render(&rows, &arguments)?)
 }
 
-/// Which names are shown.
-struct NameFilter {
-    name: String,
-    tag: Option<String>,
+/// Which names are shown: an image that has others, too, is listed under these only, so that what
+/// a script then removes is what it asked for.
+struct Wanted {
+    name: Option<NameFilter>,
+    /// Those of `reference=`, one of which a name has to match.
+    patterns: Vec<String>,
+}
+
+impl Wanted {
+    fn new(arguments: &ImagesArguments) -> Result<Self, Failure> {
+        let references = arguments.filter.iter().filter(|f| f.name == "reference");
+        Ok(Self {
+            name: arguments.name.as_deref().map(NameFilter::new).transpose()?,
+            patterns: references.map(|filter| filter.value.clone()).collect(),
+        })
+    }
+
+    fn takes_all(&self) -> bool {
+        self.name.is_none() && self.patterns.is_empty()
+    }
+
+    fn takes(&self, name: &Reference) -> bool {
+        let is_of_a_pattern = |pattern: &String| is_named(name, pattern);
+        self.name.as_ref().is_none_or(|filter| filter.takes(name))
+            && (self.patterns.is_empty() || self.patterns.iter().any(is_of_a_pattern))
+    }
+}
+
+/// The name that is asked for.
+enum NameFilter {
+    Name { name: String, tag: Option<String> },
+    Pattern(String),
 }
 
 impl NameFilter {
     fn new(text: &str) -> Result<Self, Failure> {
+        if text.contains(['*', '?', '[']) {
+            return Ok(Self::Pattern(text.to_owned()));
+        }
         let reference = parse_reference(text)?;
         // `alpine` means every tag, although its reference says `latest`.
         let has_tag = text
             .rsplit('/')
             .next()
             .is_some_and(|last| last.contains(':'));
-        Ok(Self {
+        Ok(Self::Name {
             name: reference.name(),
             tag: reference.tag().filter(|_| has_tag).map(str::to_owned),
         })
     }
 
-    fn matches(&self, reference: &Reference) -> bool {
-        reference.name() == self.name
-            && self
-                .tag
-                .as_deref()
-                .is_none_or(|tag| reference.tag() == Some(tag))
+    fn takes(&self, reference: &Reference) -> bool {
+        match self {
+            Self::Pattern(pattern) => is_named(reference, pattern),
+            Self::Name { name, tag } => {
+                reference.name() == *name
+                    && tag
+                        .as_deref()
+                        .is_none_or(|tag| reference.tag() == Some(tag))
+            }
+        }
     }
 }
 
@@ -113,10 +148,6 @@ fn is_wanted(
     let created = |name: &str| -> Result<Option<Timestamp>, Failure> {
         Ok(read_image(store, &find_image(store, name)?)?.2.created)
     };
-    let mut references = filters.iter().filter(|filter| filter.name == "reference");
-    if references.clone().count() > 0 && !references.any(|filter| is_named(names, &filter.value)) {
-        return Ok(false);
-    }
     for filter in filters {
         let takes = match filter.name.as_str() {
             "dangling" => {
@@ -131,6 +162,7 @@ fn is_wanted(
                     None => labels.contains_key(&filter.value),
                 }
             }
+            // It chooses among the names: see `Wanted`.
             "reference" => true,
             "before" => image.created < created(&filter.value)?,
             "since" => image.created > created(&filter.value)?,
@@ -145,11 +177,9 @@ fn is_wanted(
 }
 
 /// Whether a name, with or without its tag, is as the pattern says.
-fn is_named(names: &[Reference], pattern: &str) -> bool {
+fn is_named(name: &Reference, pattern: &str) -> bool {
     let matches = |text: String| glob_match(pattern.as_bytes(), text.as_bytes()).unwrap_or(false);
-    names
-        .iter()
-        .any(|name| matches(name.familiar()) || matches(name.familiar_name()))
+    matches(name.familiar()) || matches(name.familiar_name())
 }
 
 /// The size of an image in bytes: of its plain layers where that is known, else of what a
@@ -187,19 +217,10 @@ struct Listed {
 
 impl Listed {
     /// A row for each name that is wanted; one without a name where it has none.
-    fn rows(
-        &self,
-        filter: Option<&NameFilter>,
-        arguments: &ImagesArguments,
-        now: Timestamp,
-    ) -> Vec<Value> {
-        let wanted = |name: &&Reference| filter.is_none_or(|filter| filter.matches(name));
-        let shown: Vec<&Reference> = self.names.iter().filter(wanted).collect();
-        if shown.is_empty() && (filter.is_some() || !self.names.is_empty()) {
-            return Vec::new();
-        }
-        let names = shown.into_iter().map(Some);
-        let unnamed = self.names.is_empty().then_some(None);
+    fn rows(&self, wanted: &Wanted, arguments: &ImagesArguments, now: Timestamp) -> Vec<Value> {
+        let names = self.names.iter().filter(|name| wanted.takes(name));
+        let names = names.map(Some);
+        let unnamed = (self.names.is_empty() && wanted.takes_all()).then_some(None);
         let row = |name: Option<&Reference>| {
             let same_name = |digest: &&Reference| name.is_some_and(|n| n.name() == digest.name());
             let digest = self.digests.iter().find(same_name);
@@ -217,13 +238,25 @@ impl Listed {
                     .image
                     .created
                     .map_or_else(|| "unknown".to_owned(), |time| ago(time, now)),
-                "CreatedAt": self.image.created.map(|time| time.to_string()),
+                "CreatedAt": self.image.created.map_or_else(|| "unknown".to_owned(), docker_time),
                 "Size": format::bytes(self.size),
+                "VirtualSize": format::bytes(self.size),
+                "SharedSize": "N/A",
+                "UniqueSize": "N/A",
+                "Containers": "N/A",
                 "Platform": self.image.platform.to_string(),
             })
         };
         names.chain(unnamed).map(row).collect()
     }
+}
+
+/// A time as `docker images` has it, whole seconds: `2026-01-31 09:07:05 +0000 UTC`.
+fn docker_time(time: Timestamp) -> String {
+    let text = time.to_string();
+    // RFC 3339, in UTC.
+    let (date, clock) = text.split_once('T').unwrap_or((&text, ""));
+    format!("{date} {} +0000 UTC", clock.get(..8).unwrap_or(clock))
 }
 
 fn render(rows: &[Value], arguments: &ImagesArguments) -> Result<String, Failure> {
@@ -241,6 +274,10 @@ fn render(rows: &[Value], arguments: &ImagesArguments) -> Result<String, Failure
         "CreatedSince": "CREATED",
         "CreatedAt": "CREATED AT",
         "Size": "SIZE",
+        "VirtualSize": "SIZE",
+        "SharedSize": "SHARED SIZE",
+        "UniqueSize": "UNIQUE SIZE",
+        "Containers": "CONTAINERS",
         "Platform": "PLATFORM",
     });
     let table = match arguments.digests {
@@ -286,8 +323,9 @@ mod tests {
         }
     }
 
-    fn shown(filter: Option<&str>, arguments: &ImagesArguments) -> String {
-        let filter = filter.map(|text| NameFilter::new(text).unwrap());
+    fn shown(name: Option<&str>, arguments: &ImagesArguments) -> String {
+        let mut wanted = Wanted::new(arguments).unwrap();
+        wanted.name = name.map(|text| NameFilter::new(text).unwrap());
         let images = [
             listed(&["alpine:3.20", "localhost:5000/base:v1"]),
             listed(&["alpine:latest"]),
@@ -296,7 +334,7 @@ mod tests {
         let now = Timestamp::from_seconds(1_700_000_000 + 3 * 86_400);
         let rows: Vec<Value> = images
             .iter()
-            .flat_map(|image| image.rows(filter.as_ref(), arguments, now))
+            .flat_map(|image| image.rows(&wanted, arguments, now))
             .collect();
         render(&rows, arguments).unwrap()
     }
@@ -338,6 +376,8 @@ mod tests {
         assert_eq!(shown(Some("alpine:3.20"), &all).lines().count(), 2);
         assert_eq!(shown(Some("localhost:5000/base"), &all).lines().count(), 2);
         assert_eq!(shown(Some("nothing"), &quiet()), "");
+        assert_eq!(shown(Some("al*"), &all).lines().count(), 3);
+        assert_eq!(shown(Some("*:3.20"), &all).lines().count(), 2);
         let whole = ImagesArguments {
             no_trunc: true,
             ..quiet()
@@ -369,8 +409,46 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_by_name_leaves_out_the_other_names_of_an_image() {
+        let names = |patterns: &[&str]| {
+            let arguments = ImagesArguments {
+                filter: patterns
+                    .iter()
+                    .map(|p| format!("reference={p}").parse().unwrap())
+                    .collect(),
+                format: Some("{{.Repository}}:{{.Tag}}".parse().unwrap()),
+                ..ImagesArguments::default()
+            };
+            shown(None, &arguments)
+        };
+        assert_eq!(names(&["*/base"]), "localhost:5000/base:v1\n");
+        assert_eq!(names(&["alp*"]), "alpine:3.20\nalpine:latest\n");
+        assert_eq!(
+            names(&["*:latest", "*/base:v*"]),
+            "localhost:5000/base:v1\nalpine:latest\n"
+        );
+        assert_eq!(names(&["nothing"]), "");
+    }
+
+    #[test]
+    fn scripts_find_the_fields_and_the_times_that_docker_has() {
+        let arguments = ImagesArguments {
+            format: Some(
+                "{{.CreatedAt}}|{{.VirtualSize}}|{{.SharedSize}}|{{.UniqueSize}}|{{.Containers}}"
+                    .parse()
+                    .unwrap(),
+            ),
+            ..ImagesArguments::default()
+        };
+        assert_eq!(
+            shown(Some("alpine:latest"), &arguments),
+            "2023-11-14 22:13:20 +0000 UTC|4.21MB|N/A|N/A|N/A\n"
+        );
+    }
+
+    #[test]
     fn names_match_patterns_with_and_without_their_tags() {
-        let names: Vec<Reference> = vec!["alpine:3.20".parse().unwrap()];
+        let name: Reference = "alpine:3.20".parse().unwrap();
         for (pattern, matches) in [
             ("alpine", true),
             ("alp*", true),
@@ -379,7 +457,7 @@ mod tests {
             ("busybox", false),
             ("alpine:4", false),
         ] {
-            assert_eq!(is_named(&names, pattern), matches, "{pattern}");
+            assert_eq!(is_named(&name, pattern), matches, "{pattern}");
         }
     }
 }

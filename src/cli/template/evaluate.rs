@@ -150,6 +150,7 @@ fn field(value: &Value, names: &[String]) -> Result<Value> {
     for name in names {
         let Value::Object(members) = value else {
             return match value {
+                Value::Null if !is_field(name) => Ok(Value::Null),
                 Value::Null => Err(format!("`.{name}` of nothing")),
                 _ => Err(format!(
                     "`.{name}` of `{}`, which has no fields",
@@ -157,6 +158,9 @@ fn field(value: &Value, names: &[String]) -> Result<Value> {
                 )),
             };
         };
+        if !members.contains_key(name) && !is_field(name) && !members.keys().any(|k| is_field(k)) {
+            return Ok(Value::Null);
+        }
         value = members.get(name).ok_or_else(|| {
             let known = members.keys().map(String::as_str);
             let near = known.max_by(|a, b| {
@@ -170,6 +174,12 @@ fn field(value: &Value, names: &[String]) -> Result<Value> {
         })?;
     }
     Ok(value.clone())
+}
+
+/// Whether a name is a field's: those of Docker's documents begin with a capital letter. Others are
+/// keys of maps, such as labels, and a key that isn't there is no mistake.
+fn is_field(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
 }
 
 fn items(value: Value) -> Result<Vec<(Value, Value)>> {

@@ -5,7 +5,8 @@
 //! there, and the functions `json join split lower upper title println print printf len index
 //! slice eq ne lt le gt ge and or not truncate pad`. Left out are `define`, `template`, `block`,
 //! `break` and `continue`. A field that doesn't exist is an error with the nearest one's name: a
-//! script with a typing mistake fails and does not go on with nothing.
+//! script with a typing mistake fails and does not go on with nothing. Only maps, such as labels,
+//! give `<no value>` for a key that they don't have.
 //!
 //! Pure: text and values in, text out.
 
@@ -83,8 +84,7 @@ impl FromStr for Format {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        // In a shell's quotes these stay two characters; Docker takes them as one, too.
-        let text = text.replace("\\t", "\t").replace("\\n", "\n");
+        let text = parse::unescape_text(text);
         let text = text.trim_start_matches(' ');
         if text.trim() == "json" || text.replace(' ', "") == "{{json.}}" {
             return Ok(Self::Json);

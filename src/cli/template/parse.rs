@@ -57,6 +57,21 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, String> {
     }
 }
 
+/// `\t` and `\n`, which stay two characters in a shell's quotes, as one, as Docker takes them. In
+/// an action they are the action's: `{{"\n"}}` is a string.
+pub(super) fn unescape_text(mut text: &str) -> String {
+    let unescape = |text: &str| text.replace("\\t", "\t").replace("\\n", "\n");
+    let mut out = String::with_capacity(text.len());
+    while let Some((before, after)) = text.split_once("{{") {
+        let end = action_end(after).map_or(after.len(), |end| end + 2);
+        out.push_str(&unescape(before));
+        out.push_str("{{");
+        out.push_str(&after[..end]);
+        text = &after[end..];
+    }
+    out + &unescape(text)
+}
+
 enum Piece {
     Text(String),
     Action(String),

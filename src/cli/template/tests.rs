@@ -14,6 +14,8 @@ fn image() -> Value {
             "Cmd": ["sh", "-c", "true"],
             "Entrypoint": null,
             "Labels": {"org.example.version": "1.2", "team": "x"},
+            "OnBuild": null,
+            "Volumes": {},
             "User": "nobody",
         },
     })
@@ -80,6 +82,10 @@ fn templates_as_people_write_them_for_docker() {
             "nobody  |4210|\"x\"",
         ),
         ("{{title .Config.User}}", "Nobody"),
+        ("{{.Config.Labels.team}}", "x"),
+        ("{{.Config.Labels.none}}", "<no value>"),
+        ("{{.Config.Volumes.none}}", "<no value>"),
+        ("{{.Config.OnBuild.none}}", "<no value>"),
     ] {
         assert_eq!(rendered(template), expected, "{template}");
     }
@@ -92,6 +98,7 @@ fn mistakes_are_named() {
             "{{.Config.Usr}}",
             "there's no field `.Usr`; did you mean `.User`?",
         ),
+        ("{{.id}}", "there's no field `.id`; did you mean `.Id`?"),
         ("{{.Size.X}}", "`.X` of `4210`, which has no fields"),
         ("{{.Parent.X}}", "`.X` of nothing"),
         ("{{.Id", "`{{` has no `}}`"),
@@ -135,6 +142,10 @@ fn a_format_is_json_a_table_or_a_template_for_each_row() {
     assert_eq!(shown("{{json .}}"), json);
     assert_eq!(shown("{{.ID}}"), "1\n22\n");
     assert_eq!(shown(r"{{.ID}}\t{{.Name}}"), "1\tlong name\n22\tb\n");
+    assert_eq!(
+        shown(r#"{{.ID}}{{"\t"}}{{.Name}}\n"#),
+        "1\tlong name\n\n22\tb\n\n"
+    );
     assert_eq!(
         shown(r"table {{.Name}}\t{{.ID}}"),
         "NAME        IMAGE ID\nlong name   1\nb           22\n"

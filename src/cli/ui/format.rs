@@ -37,14 +37,16 @@ pub(crate) fn log_time(at: Duration) -> String {
     format!("{seconds:.decimals$}")
 }
 
-/// A length of time in words that fit a table: `5 seconds`, `3 hours`, `2 weeks`.
+/// A length of time in Docker's words: `5 seconds`, `About a minute`, `3 hours`, `2 weeks`.
 pub(crate) fn rough(duration: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
     let seconds = duration.as_secs();
     let (count, unit) = match seconds {
-        0 => return "less than a second".to_owned(),
+        0 => return "Less than a second".to_owned(),
         s if s < 60 => (s, "second"),
+        s if s < 2 * 60 => return "About a minute".to_owned(),
         s if s < 60 * 60 => (s / 60, "minute"),
+        s if s < 2 * 60 * 60 => return "About an hour".to_owned(),
         s if s < 2 * DAY => (s / (60 * 60), "hour"),
         s if s < 14 * DAY => (s / DAY, "day"),
         s if s < 60 * DAY => (s / (7 * DAY), "week"),
@@ -91,10 +93,12 @@ mod tests {
     #[test]
     fn ages_are_rough() {
         for (seconds, text) in [
-            (0, "less than a second"),
+            (0, "Less than a second"),
             (1, "1 second"),
             (59, "59 seconds"),
-            (60, "1 minute"),
+            (60, "About a minute"),
+            (120, "2 minutes"),
+            (3600, "About an hour"),
             (7200, "2 hours"),
             (3 * 86400, "3 days"),
             (21 * 86400, "3 weeks"),

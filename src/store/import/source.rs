@@ -136,7 +136,14 @@ fn members(file: &File) -> io::Result<BTreeMap<String, Member>> {
         left: HEADERS_LIMIT,
     });
     for entry in archive.entries_with_seek()? {
-        let entry = entry?;
+        let entry = entry.map_err(|error| match error.kind() {
+            // What the reader says of a header that is none quotes the file, whatever that is.
+            io::ErrorKind::Other | io::ErrorKind::InvalidData => io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is no tar archive, or a damaged one",
+            ),
+            _ => error,
+        })?;
         let name = clean("", &String::from_utf8_lossy(&entry.path_bytes()));
         let link = || {
             let target = entry.link_name_bytes().unwrap_or_default();

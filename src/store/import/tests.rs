@@ -365,6 +365,25 @@ fn what_holds_no_image_is_said() {
 }
 
 #[test]
+fn nothing_is_quoted_of_a_file_that_is_no_archive() {
+    let f = Fixture::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes");
+    std::fs::write(&file, "the password is hunter2\n".repeat(100)).unwrap();
+    let platform = &"linux/amd64".parse().unwrap();
+    let name = None;
+    let imported = f.store.import(&file, Selection { name, platform });
+    let mut error: &dyn std::error::Error = &imported.unwrap_err();
+    let mut said = error.to_string();
+    while let Some(source) = error.source() {
+        said += &source.to_string();
+        error = source;
+    }
+    assert!(said.contains("it is no tar archive"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_link_out_of_a_layout_leads_nowhere() {
     let f = Fixture::new();
     let mut files = Files::default();

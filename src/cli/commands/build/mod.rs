@@ -50,6 +50,7 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
         // An id of an earlier build must not be taken for this one's.
         remove(file)?;
     }
+    check_destinations(&prepared)?;
     let input;
     (prepared.request, input) = open_input(prepared.request, context).await?;
     let stays = choose_engine(&mut prepared, context).await?;
@@ -81,6 +82,31 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
         }
     }
     deliver(&prepared, &result)
+}
+
+/// Whether what the build is to write could be written, asked before it begins.
+fn check_destinations(prepared: &Prepared) -> Result<(), Failure> {
+    let refused = |path: &Path, error: ExportError| {
+        Failure::internal(format!("can't write `{}`", path.display())).caused_by(&error)
+    };
+    for file in prepared.iidfile.iter().chain(&prepared.metadata_file) {
+        Destination::check(&Path::new(".").join(file)).map_err(|error| refused(file, error))?;
+    }
+    for output in &prepared.request.outputs {
+        let (dest, checked) = match &output.target {
+            OutputTarget::Archive { dest, .. } | OutputTarget::Tar { dest } => {
+                (dest, Destination::check(dest))
+            }
+            OutputTarget::Layout { dest } | OutputTarget::Folder { dest } => {
+                (dest, Destination::check_folder(dest))
+            }
+            OutputTarget::Store | OutputTarget::Registry { .. } | OutputTarget::Engine(_) => {
+                continue;
+            }
+        };
+        checked.map_err(|error| refused(dest, error))?;
+    }
+    Ok(())
 }
 
 /// Looks for the container engine that is to have the image, before anything is built for it.

@@ -41,6 +41,8 @@ pub(super) enum Kind {
     },
     /// `type=docker` without a file: a container engine.
     Engine,
+    /// `type=cacheonly`: nothing but what the build leaves in the cache.
+    Nothing,
     /// Everything that is a file or a folder.
     Written(OutputTarget),
 }
@@ -67,7 +69,7 @@ impl OutputValue {
                 let registry = push.then_some(OutputTarget::Registry { by_digest });
                 [OutputTarget::Store].into_iter().chain(registry).collect()
             }
-            Kind::Engine => Vec::new(),
+            Kind::Engine | Kind::Nothing => Vec::new(),
             Kind::Written(target) => vec![target.clone()],
         };
         let output = |target| self.to(target);
@@ -116,7 +118,7 @@ pub(super) fn output(text: &str, around: &Around<'_>) -> Result<OutputValue, Fai
     let kind = pairs.iter().find(is_type).map(|(_, kind)| *kind);
     let kind = kind.filter(|kind| !kind.is_empty()).ok_or_else(|| {
         Failure::user(format!("`{FLAG} {text}` has no type"))
-            .hint("it is one of image, registry, oci, docker, local, tar")
+            .hint("it is one of image, registry, oci, docker, local, tar, cacheonly")
     })?;
     let mut reading = Reading::new(kind, around);
     for (key, value) in pairs {
@@ -221,7 +223,7 @@ impl<'a> Reading<'a> {
         let kind = self.kind;
         if !matches!(
             kind,
-            "image" | "registry" | "oci" | "docker" | "local" | "tar"
+            "image" | "registry" | "oci" | "docker" | "local" | "tar" | "cacheonly"
         ) {
             return unknown_type(kind);
         }
@@ -242,6 +244,7 @@ impl<'a> Reading<'a> {
                  force-compression and annotation.KEY; image also push and push-by-digest, oci and \
                  docker also dest, oci also tar"
             }
+            _ if kind == "cacheonly" => "it writes nothing",
             _ => "it takes dest",
         })
     }
@@ -254,6 +257,7 @@ impl<'a> Reading<'a> {
             },
             "docker" if self.dest.as_deref().is_none_or(str::is_empty) => Kind::Engine,
             "docker" => self.archive(ArchiveFormat::Docker)?,
+            "cacheonly" => Kind::Nothing,
             "oci" if self.tar => self.archive(ArchiveFormat::Oci)?,
             "oci" => Kind::Written(OutputTarget::Layout {
                 dest: self.folder("type=oci,tar=false")?,
@@ -380,7 +384,7 @@ fn names(list: &str) -> Result<Vec<Reference>, Failure> {
 
 fn unknown_type(kind: &str) -> Failure {
     Failure::user(format!("`{FLAG}`: there is no type `{kind}`"))
-        .hint("it is one of image, registry, oci, docker, local, tar")
+        .hint("it is one of image, registry, oci, docker, local, tar, cacheonly")
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ fn every_type_says_where_to() {
         ),
         ("type=docker,dest=-", archive(ArchiveFormat::Docker, "-")),
         ("type=docker", Kind::Engine),
+        ("type=cacheonly", Kind::Nothing),
         ("type=tar,dest=a.tar", tar("a.tar")),
         ("type=tar", tar("-")),
         ("-", tar("-")),
@@ -120,7 +121,7 @@ fn what_is_not_there_is_refused_by_name() {
     for (text, message) in [
         ("type=oci,dest", "`--output`: `dest` is not key=value"),
         ("dest=a.tar", "`--output dest=a.tar` has no type"),
-        ("type=cacheonly", "`--output`: there is no type `cacheonly`"),
+        ("type=bundle", "`--output`: there is no type `bundle`"),
         (
             "type=oci,tar=false",
             "`--output type=oci,tar=false` needs a folder",
