@@ -579,3 +579,17 @@ fn an_image_runs_the_same_under_another_runtime() {
         "hello hello from /srv as app"
     );
 }
+
+#[test]
+fn a_step_learns_nothing_from_rbuilds_command_line() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with("FROM busybox\nRUN cat /proc/*/cmdline > /seen\n");
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let build = rbuild.build(&project).build_arg("TOKEN=hidden-value");
+        let seen = build.image().tree().text("seen");
+        assert!(!seen.contains("hidden-value"), "{seen}");
+    });
+}

@@ -150,11 +150,7 @@ fn the_exit_code_is_the_program_s_or_docker_s() {
             (&["-u", "ghost", "app"], 125, "unable to find user ghost"),
             (&["-w", "here", "app"], 125, "the path must be absolute"),
             (&["-w", "/etc/passwd", "app"], 125, "is not a directory"),
-            (
-                &["--pull=never", "nothing"],
-                125,
-                "there's no image `nothing`",
-            ),
+            (&["--pull=never", "nothing"], 125, "No such image: nothing"),
             (&["--wat", "app"], 125, "unknown flag `--wat`"),
             (&["-d", "app"], 125, "does not support --detach"),
             (&["--name", "x", "app"], 125, "does not support --name"),

@@ -210,7 +210,7 @@ fn what_can_not_be_saved_or_loaded_is_said() {
     rbuild
         .run(["save", "nothing"])
         .fails()
-        .says(&["there's no image `nothing`"]);
+        .says(&["No such image: nothing"]);
     rbuild
         .run([
             "save",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Need, Project, Rbuild, Registry, User, each_user, needs};
+use crate::support::{Need, Project, Rbuild, Registry, User, each_user, needs, run_with_timeout};
 
 fn small() -> Project {
     Project::with(
@@ -58,7 +58,7 @@ fn inspect_says_what_scripts_ask_for() {
     }
     let missing = rbuild.run(["inspect", "app", "nothing"]).fails();
     assert!(missing.text().contains(&image.id), "what is there is shown");
-    missing.says(&["error: there's no image `nothing`"]);
+    missing.says(&["error: No such image: nothing"]);
     rbuild
         .run(["inspect", "-f", "{{.Config.Usr}}", "app"])
         .fails()
@@ -132,7 +132,7 @@ fn an_image_goes_with_its_last_name() {
     rbuild
         .run(["rmi", "app"])
         .fails()
-        .says(&["there's no image `app`"]);
+        .says(&["No such image: app"]);
     rbuild.run(["rmi", "-f", "app"]).ok();
     // What it was made of is still cached.
     assert!(rbuild.build(&small()).ok().ran().is_empty());
@@ -316,4 +316,36 @@ fn layers_are_shown_with_their_waste() {
     assert_eq!(layers[layers.len() - 1]["Removed"], 1);
     let text = rbuild.run(["inspect", "--layers", "app"]).ok().text();
     assert!(text.contains("wasted: 100.00kB"), "{text}");
+}
+
+#[test]
+fn a_full_disk_can_be_pruned() {
+    if !needs(&[Need::Root]) {
+        return;
+    }
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = small();
+    // A disk of its own, filled to the last byte by something else.
+    let script = format!(
+        "mount -t tmpfs -o size=8m none {store}; \
+         {rbuild} -t app {context} >/dev/null || exit 8; \
+         cat /dev/zero > {store}/filler; {rbuild} -t other --no-cache {context} && exit 9; \
+         {rbuild} prune --all --force",
+        store = rbuild.store().display(),
+        rbuild = env!("CARGO_BIN_EXE_rbuild"),
+        context = project.path().display(),
+    );
+    let mut command = rbuild.command();
+    command.env("SCRIPT", script);
+    let mut shell = std::process::Command::new("unshare");
+    shell
+        .args(["--mount", "sh", "-c", "eval \"$SCRIPT\""])
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let finished = run_with_timeout(shell, None).ok();
+    finished.says(&["no space left"]);
 }

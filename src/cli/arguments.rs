@@ -229,7 +229,15 @@ pub fn parse(
             Stop::Show,
         ));
     };
-    let settings = Settings::new(line.global, environment)?;
+    let mut settings = Settings::new(line.global, environment)?;
+    let mut command = command;
+    if let Command::Df(arguments) = &mut command
+        && settings.verbosity > 0
+    {
+        // Docker's `-v` is about what is listed, not about what is logged.
+        settings.verbosity -= 1;
+        arguments.details = true;
+    }
     Ok(Invocation { settings, command })
 }
 

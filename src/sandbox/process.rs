@@ -235,6 +235,9 @@ fn start_launcher() -> Result<Launcher, EnterError> {
             if launcher::become_helper(&[&std::os::fd::AsFd::as_fd(&far), &lifeline]).is_err() {
                 syscall::exit(1);
             }
+            // Every step can read the command line of its process 1, which is a copy of this one:
+            // no build argument, no path of a secret is a step's to know.
+            syscall::replace_command_line(b"rbuild");
             never_return(move || launcher::serve(far, lifeline))
         }
         Fork::Parent(pid) => Ok(Launcher::new(pid, near, held)),

@@ -282,3 +282,33 @@ pub(super) fn end_with_parent(command: &mut Command) {
         });
     }
 }
+
+/// Replaces the command line that everybody can read of this process by `name`. Where the kernel
+/// doesn't tell where it lies, nothing happens.
+pub(super) fn replace_command_line(name: &[u8]) {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return;
+    };
+    // The second field is a name in parentheses, which may hold anything; `arg_start` and
+    // `arg_end` are the 48th and the 49th (proc_pid_stat(5)).
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut addresses = fields.split_whitespace().skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (addresses.next(), addresses.next()) else {
+        return;
+    };
+    let length = end.saturating_sub(start);
+    // Without CAP_SYS_PTRACE over itself a process is told zeroes.
+    if start == 0 || length == 0 {
+        return;
+    }
+    let shown = name.len().min(length - 1);
+    // SAFETY: between `arg_start` and `arg_end` lie the strings that execve put on this process's
+    // stack, which is writable and stays where it is. Of them only `std::env::args` has pointers,
+    // which this process, just forked and with one thread, never asks again. What is written ends
+    // in NUL bytes.
+    unsafe {
+        let arguments = ptr::with_exposed_provenance_mut::<u8>(start);
+        ptr::write_bytes(arguments, 0, length);
+        ptr::copy_nonoverlapping(name.as_ptr(), arguments, shown);
+    }
+}

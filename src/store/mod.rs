@@ -5,6 +5,7 @@
 //! ```text
 //! ROOT/                      0700, owned by the user who builds
 //! ├── open.lock              held while a process opens the store (schema, sweeping)
+//! ├── reserve                nothing: room with which a full disk can still be pruned
 //! ├── rbuild.db              SQLite, WAL: every row below; several processes at once
 //! ├── blobs/sha256/<hex>     bytes named by their SHA-256: plain or compressed layers, configs
 //! ├── indexes/<hex>          entry indexes of layers, named by their own BLAKE3
@@ -64,6 +65,7 @@ mod layer;
 mod lock;
 mod log;
 mod prune;
+mod reserve;
 mod root;
 mod session;
 mod sql;
@@ -174,6 +176,7 @@ impl Store {
             }),
         };
         store.discard_unsynced()?;
+        reserve::keep(store.root());
         drop(opening);
         Ok(store)
     }

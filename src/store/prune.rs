@@ -110,6 +110,7 @@ impl Store {
                 )?)
             })?;
             self.inner.database.compact()?;
+            self.remove_reserve()?;
             pruned.bytes += self.remove_logs()?;
         }
         Ok(pruned)

@@ -160,6 +160,8 @@ fn process_1(fixture: &Fixture) {
         let refused = fixture.sh(&format!("cat {path} 2>&1 | grep -c denied"));
         assert_eq!(refused, "1", "{path}");
     }
+    let shown = fixture.sh("tr '\\0' '|' < /proc/1/cmdline | tr -d '|'");
+    assert_eq!(shown, "rbuild");
 }
 
 fn network(fixture: &Fixture) {

@@ -21,7 +21,7 @@ use crate::time::Timestamp;
 pub struct DfArguments {
     /// A line for each image, layer and cache mount; also -v
     #[arg(long)]
-    details: bool,
+    pub(in crate::cli) details: bool,
 
     /// Print rows as a template says: 'table {{.Type}}\t{{.Size}}', '{{.Reclaimable}}' or json
     #[arg(long, value_name = "TEMPLATE")]
@@ -35,8 +35,7 @@ pub struct DfArguments {
 pub fn run(arguments: DfArguments, context: &Context) -> Result<(), Failure> {
     let store = context.open_store()?;
     let usage = store.usage()?;
-    // Docker's `-v`.
-    if arguments.details || context.settings.verbosity > 0 {
+    if arguments.details {
         return output::print(&details(&store, &usage, Timestamp::now())?);
     }
     let images = store.images()?;

@@ -282,8 +282,7 @@ pub(super) fn find_image(store: &Store, text: &str) -> Result<ImageId, Failure> 
         ([one], _) => Ok(*one),
         ([], Err(error)) if !is_hex => Err(Failure::user(error.to_string())),
         ([], _) => {
-            Err(Failure::user(format!("there's no image `{text}`"))
-                .hint("`rbuild images` lists all"))
+            Err(Failure::user(format!("No such image: {text}")).hint("`rbuild images` lists all"))
         }
         (several, _) => Err(Failure::user(format!(
             "`{text}` is the beginning of {} image ids",
@@ -345,8 +344,8 @@ mod tests {
             assert_eq!(find_image(&store, text), Ok(id), "{text}");
         }
         for (text, message) in [
-            ("nothing", "there's no image `nothing`".to_owned()),
-            ("app:v2", "there's no image `app:v2`".to_owned()),
+            ("nothing", "No such image: nothing".to_owned()),
+            ("app:v2", "No such image: app:v2".to_owned()),
             (
                 "",
                 "invalid image reference ``: the repository name is missing".to_owned(),

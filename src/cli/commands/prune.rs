@@ -4,12 +4,12 @@ use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::Args;
 
-use super::Context;
+use super::{Context, store_root};
 use crate::cli::error::{ErrorKind, Failure};
 use crate::cli::filter::{self, Filter};
 use crate::cli::output;
 use crate::cli::ui::format;
-use crate::store::{Prune, PruneImages, Pruned};
+use crate::store::{Prune, PruneImages, Pruned, Store};
 use crate::time::Timestamp;
 
 /// Options of `rbuild prune`.
@@ -57,6 +57,7 @@ pub struct PruneArguments {
 pub fn run(arguments: PruneArguments, context: &Context) -> Result<(), Failure> {
     let prune = request(&arguments, Timestamp::now())?;
     // The store first: one that can't be used is no reason to ask.
+    Store::spend_reserve(&store_root(&context.settings, &context.environment)?.path);
     let store = context.open_store()?;
     if !arguments.force {
         confirm(&prune, context)?;

@@ -1,7 +1,8 @@
-//! Progress of what comes before a program: shown when there is something to show, and not a line
-//! of it where the image is there already.
+//! Progress of what comes before a program: shown when an image is pulled or when the wait is long,
+//! and not a line of it where the image is there already.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::cli::commands::Context;
 use crate::cli::environment::Environment;
@@ -9,7 +10,10 @@ use crate::cli::signals::Interrupt;
 use crate::cli::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::solver::events::{Event, EventSink};
 
-/// A display that starts with the first event.
+/// So long a user waits without asking why.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A display that starts when there is something to wait for.
 pub(super) struct OnDemand {
     mode: ProgressMode,
     environment: Environment,
@@ -19,7 +23,8 @@ pub(super) struct OnDemand {
 }
 
 enum State {
-    Waiting,
+    /// With what has happened so far.
+    Waiting(Instant, Vec<Event>),
     Shown(Progress),
     Over,
 }
@@ -32,7 +37,7 @@ impl OnDemand {
             environment: context.environment.clone(),
             stderr: context.stderr.clone(),
             interrupt: context.interrupt.clone(),
-            state: Mutex::new(State::Waiting),
+            state: Mutex::new(State::Waiting(Instant::now(), Vec::new())),
         }
     }
 
@@ -64,11 +69,28 @@ impl OnDemand {
 impl EventSink for OnDemand {
     fn emit(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Waiting = *state {
-            *state = self.start();
-        }
-        if let State::Shown(progress) = &*state {
-            progress.sink().emit(event);
+        match &mut *state {
+            State::Waiting(since, events) => {
+                let is_long = since.elapsed() > PATIENCE || is_of_a_registry(&event);
+                events.push(event);
+                if !is_long {
+                    return;
+                }
+                let events = std::mem::take(events);
+                *state = self.start();
+                if let State::Shown(progress) = &*state {
+                    let sink = progress.sink();
+                    events.into_iter().for_each(|event| sink.emit(event));
+                }
+            }
+            State::Shown(progress) => progress.sink().emit(event),
+            State::Over => {}
         }
     }
+}
+
+/// Whether a registry is being asked for something.
+fn is_of_a_registry(event: &Event) -> bool {
+    let names = ["[internal] load metadata", "[internal] pull"];
+    matches!(event, Event::Announced { name, .. } if names.iter().any(|known| name.starts_with(known)))
 }
