@@ -16,6 +16,7 @@ mod commands;
 mod compatibility;
 mod completion;
 mod copy_into_existing;
+mod copy_parents;
 mod doctor;
 mod engines;
 mod errors;

@@ -249,6 +249,13 @@ pub enum CopySource {
     Path(String),
     /// A path in which no character means anything else.
     Literal(String),
+    /// What `pattern` matches below `root`, with the directories in between (`--parents`).
+    Parents {
+        /// A path or pattern, absolute and clean, whose own name isn't kept.
+        root: String,
+        /// A pattern below it, as in an ignore file: clean, without a slash at its ends.
+        pattern: String,
+    },
     /// A heredoc.
     Inline(InlineFile),
 }
