@@ -27,6 +27,7 @@ mod hello_example;
 mod language;
 mod layers;
 mod login;
+mod named_contexts;
 mod output_files;
 mod outputs;
 mod progress;

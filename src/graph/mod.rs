@@ -44,6 +44,9 @@ pub enum FileSystem {
     Vertex(VertexIndex),
     /// The build context, without what `.dockerignore` leaves out.
     Context,
+    /// The named context of this number that is a folder, without what its own `.dockerignore`
+    /// leaves out.
+    Folder(usize),
 }
 
 /// What the user is shown of a vertex. Never part of a cache key.
@@ -350,7 +353,7 @@ impl Graph {
         };
         let read = read.into_iter().filter_map(|from| match from {
             FileSystem::Vertex(index) => Some(index),
-            FileSystem::Scratch | FileSystem::Context => None,
+            FileSystem::Scratch | FileSystem::Context | FileSystem::Folder(_) => None,
         });
         vertex.parent.into_iter().chain(read).collect()
     }
