@@ -142,6 +142,13 @@ impl Matcher {
         excluded
     }
 
+    /// Whether a pattern without `!` may match something below a directory. Where not, a walk for
+    /// matches can leave the directory out.
+    pub fn may_match_below(&self, directory: &[u8]) -> bool {
+        let mut matching = self.patterns.iter().filter(|one| !one.is_exception);
+        matching.any(|pattern| pattern.may_match_below(directory))
+    }
+
     /// Whether a `!` pattern may take back something below an excluded directory. Where not, a
     /// walk can leave the directory out as a whole.
     pub fn may_have_exceptions_below(&self, directory: &[u8]) -> bool {

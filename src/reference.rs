@@ -187,6 +187,15 @@ impl Reference {
     }
 }
 
+/// Whether two names mean the same image, as `alpine` and `docker.io/library/alpine:latest` do.
+pub fn is_same_image(one: &str, other: &str) -> bool {
+    let meant = |name: &str| {
+        let reference = name.parse::<Reference>().ok();
+        reference.map(Reference::with_default_tag)
+    };
+    meant(one).is_some_and(|one| Some(one) == meant(other))
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = self.name();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{BuildError, Located};
-use super::{BuildRequest, ContextSource, DockerfileSource};
+use super::{BuildRequest, ContextSource, DockerfileSource, NamedContext};
 use crate::context::ContextError;
 use crate::context::filter::ContextTree;
 use crate::context::local::LocalTree;
@@ -73,6 +73,24 @@ pub(super) fn open(
     })
 }
 
+/// Opens the named contexts that are folders, in the order of their names.
+pub(super) fn open_folders(
+    request: &BuildRequest,
+    store: &Store,
+) -> Result<Vec<Arc<dyn FileTree>>, BuildError> {
+    let mut folders: Vec<Arc<dyn FileTree>> = Vec::new();
+    for context in request.contexts.values() {
+        let NamedContext::Folder(path) = context else {
+            continue;
+        };
+        let folder = Arc::new(LocalTree::open(path, Some(store))?);
+        let tree = Tree::Local(Arc::clone(&folder), path.clone());
+        let ignore = ignore_file(&tree, None)?;
+        folders.push(Arc::new(ContextTree::new(folder, ignore)));
+    }
+    Ok(folders)
+}
+
 fn no_stdin() -> BuildError {
     BuildError::Request("standard input is the context and the Dockerfile at once".to_owned())
 }
@@ -107,11 +125,16 @@ fn dockerfile(
     }
 }
 
-fn in_context(tree: &Tree, name: &str) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
-    let shown = match tree {
+/// A file of a context as the user knows it.
+fn shown(tree: &Tree, name: &str) -> String {
+    match tree {
         Tree::Local(_, folder) => folder.join(name).display().to_string(),
         Tree::Stream(_) => name.to_owned(),
-    };
+    }
+}
+
+fn in_context(tree: &Tree, name: &str) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
+    let shown = shown(tree, name);
     let mut bytes = tree.read(name.as_bytes())?;
     if bytes.is_none() && name == DEFAULT {
         // BuildKit takes the lower-case name too.
@@ -165,7 +188,7 @@ fn ignore_file(tree: &Tree, own: IgnoreFile) -> Result<Option<Matcher>, ContextE
         Some(own) => Some(own),
         None => tree
             .read(SHARED.as_bytes())?
-            .map(|content| (SHARED.to_owned(), content)),
+            .map(|content| (shown(tree, SHARED), content)),
     };
     let Some((path, content)) = found else {
         return Ok(None);

@@ -168,6 +168,8 @@ pub enum NamedContext {
         /// The image in it, where it holds several.
         name: Option<String>,
     },
+    /// A folder of this machine.
+    Folder(PathBuf),
 }
 
 /// Everything that decides what a build does.

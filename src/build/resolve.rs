@@ -15,7 +15,7 @@ use crate::image::ImageError;
 use crate::image::config::{CONFIG_LIMIT, ImageConfig};
 use crate::image::manifest::{Descriptor, Document, MANIFEST_LIMIT, ParsedManifest};
 use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::reference::{Reference, is_same_image};
 use crate::registry::{Client, RegistryError};
 use crate::solver::events::{Event, EventSink};
 use crate::store::{
@@ -81,7 +81,8 @@ impl Resolver<'_> {
     /// The image that `key` names.
     pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
         match self.named(&key.name) {
-            None => {}
+            // Folders are no images: the plan has found them before.
+            None | Some(NamedContext::Folder(_)) => {}
             Some(NamedContext::File { path, name }) => {
                 return self.file(path.clone(), name.clone(), &key.platform).await;
             }
@@ -117,14 +118,9 @@ impl Resolver<'_> {
     /// The named context of this name, as it is written or as it is meant: `alpine` is also
     /// `docker.io/library/alpine:latest`.
     fn named(&self, name: &str) -> Option<&NamedContext> {
-        let meant = |name: &str| {
-            let reference = name.parse::<Reference>().ok();
-            reference.map(Reference::with_default_tag)
-        };
         self.contexts.get(name).or_else(|| {
-            let wanted = meant(name)?;
             let mut contexts = self.contexts.iter();
-            let found = contexts.find(|(name, _)| meant(name).as_ref() == Some(&wanted));
+            let found = contexts.find(|(other, _)| is_same_image(other, name));
             found.map(|(_, context)| context)
         })
     }

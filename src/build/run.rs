@@ -11,10 +11,12 @@ use super::assemble::{Assembled, assemble, compressed_size};
 use super::error::{BuildError, Located};
 use super::fetch::{Fetcher, Pulls};
 use super::resolve::Resolver;
-use super::{BuildRequest, BuildResult, DockerfileSource, dockerfile, inputs, outputs};
+use super::{
+    BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
+};
 use crate::dockerfile as language;
 use crate::graph::lowering::{Lowered, lower};
-use crate::graph::plan::{ImageKey, Options, Plan};
+use crate::graph::plan::{ContextKind, ImageKey, Options, Plan};
 use crate::graph::{BaseImage, Operation};
 use crate::layer::form::Form;
 use crate::platform::Platform;
@@ -91,6 +93,7 @@ pub async fn build(
         dockerfile_name(&request)
     ));
     let opened = activity.end(dockerfile::open(&request, &environment.store, stdin))?;
+    let folders = dockerfile::open_folders(&request, &environment.store)?;
     let source = opened.dockerfile;
     let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
     for warning in &parsed.warnings {
@@ -113,6 +116,7 @@ pub async fn build(
     let context = Arc::new(StepContext {
         materializer: Arc::clone(&materializer),
         context: Some(Arc::clone(&opened.context)),
+        folders: folders.clone(),
         launcher: environment.launcher.clone(),
         secrets: inputs::secrets(&request.secrets, &*environment.variables)?,
         no_cache: request.no_cache,
@@ -123,6 +127,7 @@ pub async fn build(
     let graph = Arc::new(lowered.graph.clone());
     let solved = solver::solve(graph, lowered.target, context, Arc::clone(&reporter)).await;
     opened.context.save_digests();
+    folders.iter().for_each(|folder| folder.save_digests());
     let solved = solved.map_err(|error| step_error(&source, &lowered, error))?;
     let (cached_steps, steps) = count(&lowered, &solved);
     let activity = reporter.begin("exporting to image");
@@ -179,8 +184,27 @@ fn options(request: &BuildRequest) -> Options {
         network: request.network,
         run: Arc::new(request.run.clone()),
         fresh_stages: request.fresh_stages.clone(),
+        contexts: context_kinds(request),
         source_date_epoch: request.source_date_epoch.map(|time| time.seconds()),
     }
+}
+
+/// What the names of `--build-context` stand for; folders have the numbers of
+/// [`dockerfile::open_folders`].
+fn context_kinds(request: &BuildRequest) -> BTreeMap<String, ContextKind> {
+    let mut folders = 0;
+    let contexts = request.contexts.iter();
+    let kinds = contexts.map(|(name, context)| {
+        let kind = match context {
+            NamedContext::Folder(_) => {
+                folders += 1;
+                ContextKind::Folder(folders - 1)
+            }
+            NamedContext::Image(_) | NamedContext::File { .. } => ContextKind::Image,
+        };
+        (name.clone(), kind)
+    });
+    kinds.collect()
 }
 
 /// Resolves every base image that the target needs, and those that their triggers need.

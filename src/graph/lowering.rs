@@ -11,8 +11,8 @@ use super::environment::Environment;
 use super::mounts;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::{
-    BaseImage, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation, Run,
-    Vertex, VertexIndex, arguments,
+    BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation,
+    Run, Vertex, VertexIndex, arguments,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
@@ -169,6 +169,7 @@ impl Lowering<'_> {
     fn start(&mut self, index: usize, steps: &[(Step, bool)]) -> Result<StageState, Diagnostic> {
         let planned = &self.plan.stages[index];
         let from_image = matches!(planned.base, Base::Image(_));
+        let from_folder = matches!(planned.base, Base::Folder(_));
         let total = steps
             .iter()
             .filter(|(step, _)| makes_layer(&step.instruction))
@@ -180,7 +181,7 @@ impl Lowering<'_> {
                 planned.name.clone()
             },
             current: 0,
-            total: total + usize::from(from_image),
+            total: total + usize::from(from_image || from_folder),
         };
         let mut state = match &planned.base {
             Base::Stage(base) => {
@@ -206,6 +207,12 @@ impl Lowering<'_> {
                         config.created = None;
                         (vertex, config)
                     }
+                    Base::Folder(number) => {
+                        let shown = self.shown_from(index);
+                        let name = prefix.next(&shown, false);
+                        let vertex = self.folder_vertex(index, *number, name);
+                        (Some(vertex), ImageConfig::empty(&planned.platform))
+                    }
                     _ => (None, ImageConfig::empty(&planned.platform)),
                 };
                 StageState {
@@ -225,12 +232,39 @@ impl Lowering<'_> {
                 }
             }
         };
+        if from_folder {
+            state.push_history(format!("{} # buildkit", self.shown_from(index)), false);
+        }
         state.config.config.on_build = Vec::new();
         ensure_path(&mut state.config);
         if from_image || state.environment == Environment::default() {
             state.environment = Environment::from_config(&state.config.config.env);
         }
         Ok(state)
+    }
+
+    /// A FROM as it is shown where a folder stands for what it names.
+    fn shown_from(&self, index: usize) -> String {
+        let from = &self.plan.dockerfile.stages[index].from.value;
+        let replaced = from
+            .name
+            .as_ref()
+            .filter(|_| self.plan.stages[index].is_replaced);
+        format!("FROM {}", replaced.unwrap_or(&from.image).value)
+    }
+
+    /// All of a folder as the root of a stage.
+    fn folder_vertex(&mut self, index: usize, number: usize, name: String) -> VertexIndex {
+        let copy = Copy::literal(FileSystem::Folder(number), "/".to_owned(), "/");
+        self.graph.add(Vertex {
+            operation: Operation::Copy(copy),
+            parent: None,
+            fresh: self.plan.is_fresh(index),
+            meta: Meta {
+                name,
+                span: self.plan.dockerfile.stages[index].from.span,
+            },
+        })
     }
 
     fn image(&self, key: &ImageKey, span: Span) -> Result<&BaseImage, Diagnostic> {
@@ -274,6 +308,7 @@ impl Lowering<'_> {
     ) -> Result<FileSystem, Diagnostic> {
         let vertex = match from {
             From::Scratch => None,
+            From::Folder(number) => return Ok(FileSystem::Folder(*number)),
             From::Stage(stage) => self.states.get(stage).and_then(|state| state.vertex),
             From::Image(key) => {
                 let shown = format!("FROM {}", self.image(key, span)?.name);

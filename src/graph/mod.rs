@@ -44,6 +44,9 @@ pub enum FileSystem {
     Vertex(VertexIndex),
     /// The build context, without what `.dockerignore` leaves out.
     Context,
+    /// The named context of this number that is a folder, without what its own `.dockerignore`
+    /// leaves out.
+    Folder(usize),
 }
 
 /// What the user is shown of a vertex. Never part of a cache key.
@@ -249,6 +252,13 @@ pub enum CopySource {
     Path(String),
     /// A path in which no character means anything else.
     Literal(String),
+    /// What `pattern` matches below `root`, with the directories in between (`--parents`).
+    Parents {
+        /// A path or pattern, absolute and clean, whose own name isn't kept.
+        root: String,
+        /// A pattern below it, as in an ignore file: clean, without a slash at its ends.
+        pattern: String,
+    },
     /// A heredoc.
     Inline(InlineFile),
 }
@@ -343,7 +353,7 @@ impl Graph {
         };
         let read = read.into_iter().filter_map(|from| match from {
             FileSystem::Vertex(index) => Some(index),
-            FileSystem::Scratch | FileSystem::Context => None,
+            FileSystem::Scratch | FileSystem::Context | FileSystem::Folder(_) => None,
         });
         vertex.parent.into_iter().chain(read).collect()
     }

@@ -16,6 +16,7 @@ use crate::dockerfile::span::Span;
 use crate::dockerfile::stages::{self, Reference, Referent};
 use crate::dockerfile::{self, Dockerfile, expansion};
 use crate::platform::Platform;
+use crate::reference;
 
 /// What the user asked for, as far as it changes the graph.
 #[derive(Clone, Debug)]
@@ -40,6 +41,34 @@ pub struct Options {
     pub source_date_epoch: Option<i64>,
     /// `--no-cache-filter`: names or numbers of stages that are built anew.
     pub fresh_stages: Vec<String>,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, ContextKind>,
+}
+
+/// What a name of `--build-context` stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContextKind {
+    /// An image, which is resolved like every other.
+    Image,
+    /// A folder, counted among the folders.
+    Folder(usize),
+}
+
+impl Options {
+    /// The named context of this name, as it is written or as it is meant as an image's.
+    fn context(&self, name: &str) -> Option<ContextKind> {
+        // As in BuildKit, nothing can stand for these.
+        if ["scratch", "context"]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own))
+        {
+            return None;
+        }
+        let same = |(other, _): &(&String, &ContextKind)| reference::is_same_image(other, name);
+        let found = self.contexts.get(name);
+        let found = found.or_else(|| self.contexts.iter().find(same).map(|(_, kind)| kind));
+        found.copied()
+    }
 }
 
 /// An image that a stage needs, by the name in the Dockerfile.
@@ -57,6 +86,7 @@ pub(super) enum Base {
     Scratch,
     Stage(usize),
     Image(ImageKey),
+    Folder(usize),
 }
 
 /// A stage whose FROM line has been expanded.
@@ -66,6 +96,8 @@ pub(super) struct PlannedStage {
     pub(super) platform: Platform,
     /// Its name, or `stage-N`.
     pub(super) name: String,
+    /// Whether a named context of this name stands in its place: then none of its steps is.
+    pub(super) is_replaced: bool,
 }
 
 /// What `--from` or `from=` names.
@@ -74,6 +106,7 @@ pub(super) enum From {
     Scratch,
     Stage(usize),
     Image(ImageKey),
+    Folder(usize),
 }
 
 /// A Dockerfile with a target.
@@ -201,14 +234,14 @@ impl Plan {
             }
             let stage = &self.stages[index];
             match &stage.base {
-                Base::Scratch => {}
+                Base::Scratch | Base::Folder(_) => {}
                 Base::Stage(base) => open.push(*base),
                 Base::Image(key) => image(key, self.dockerfile.stages[index].from.span),
             }
             for (step, _) in self.steps(index, known)? {
                 for reference in stages::references(&step.instruction) {
                     match self.from(&reference, index)? {
-                        From::Scratch => {}
+                        From::Scratch | From::Folder(_) => {}
                         From::Stage(other) => open.push(other),
                         From::Image(key) => image(&key, step.span),
                     }
@@ -227,10 +260,15 @@ impl Plan {
     ) -> Result<Vec<(Step, bool)>, Diagnostic> {
         let span = self.dockerfile.stages[index].from.span;
         let mut steps = Vec::new();
+        if self.stages[index].is_replaced {
+            return Ok(steps);
+        }
         match &self.stages[index].base {
-            Base::Scratch => {}
+            Base::Scratch | Base::Folder(_) => {}
             Base::Stage(base) => {
-                for step in &self.dockerfile.stages[*base].instructions {
+                let above = &self.dockerfile.stages[*base].instructions;
+                let is_replaced = self.stages[*base].is_replaced;
+                for step in above.iter().filter(|_| !is_replaced) {
                     if let Instruction::Onbuild { text, .. } = &step.instruction {
                         steps.push((trigger(text, span)?, true));
                     }
@@ -257,12 +295,22 @@ impl Plan {
             Reference::Mount(name) => (name, stages::mount_from(&self.dockerfile, current, name)),
         };
         Ok(match found? {
-            Referent::Stage(index) => From::Stage(index),
+            Referent::Stage(index) => match &self.stages[index] {
+                PlannedStage {
+                    is_replaced: true,
+                    base: Base::Folder(number),
+                    ..
+                } => From::Folder(*number),
+                _ => From::Stage(index),
+            },
             Referent::Elsewhere if name.value == "scratch" => From::Scratch,
-            Referent::Elsewhere => From::Image(ImageKey {
-                name: name.value.clone(),
-                platform: self.options.platform.clone(),
-            }),
+            Referent::Elsewhere => match self.options.context(&name.value) {
+                Some(ContextKind::Folder(number)) => From::Folder(number),
+                Some(ContextKind::Image) | None => From::Image(ImageKey {
+                    name: name.value.clone(),
+                    platform: self.options.platform.clone(),
+                }),
+            },
         })
     }
 }
@@ -300,19 +348,27 @@ fn plan_stage(
             })?
         }
     };
-    let base = match stages::base(dockerfile, index, &image) {
-        _ if image == "scratch" => Base::Scratch,
-        Referent::Stage(stage) => Base::Stage(stage),
-        Referent::Elsewhere => Base::Image(ImageKey {
-            name: image,
+    let name = from.name.as_ref().map(|name| name.value.clone());
+    let outside = |name: String| match options.context(&name) {
+        Some(ContextKind::Folder(number)) => Base::Folder(number),
+        Some(ContextKind::Image) | None => Base::Image(ImageKey {
+            name,
             platform: platform.clone(),
         }),
     };
-    let name = from.name.as_ref().map(|name| name.value.clone());
+    let replacing = name.clone().filter(|name| options.context(name).is_some());
+    let is_replaced = replacing.is_some();
+    let base = match (replacing, stages::base(dockerfile, index, &image)) {
+        (Some(name), _) => outside(name),
+        _ if image == "scratch" => Base::Scratch,
+        (None, Referent::Stage(stage)) => Base::Stage(stage),
+        (None, Referent::Elsewhere) => outside(image),
+    };
     Ok(PlannedStage {
         base,
         platform,
         name: name.unwrap_or_else(|| format!("stage-{index}")),
+        is_replaced,
     })
 }
 

@@ -20,6 +20,9 @@ impl StageState {
         refuse_absent(transfer, is_add, span)?;
         let instruction = if is_add { "ADD" } else { "COPY" };
         let mut message = instruction.to_owned();
+        if transfer.parents {
+            message.push_str(" --parents");
+        }
         let chown = transfer
             .chown
             .as_ref()
@@ -47,7 +50,7 @@ impl StageState {
         };
         let mut sources = Vec::new();
         for source in &transfer.sources {
-            sources.push(self.source(source, is_add, &mut message)?);
+            sources.push(self.source(source, transfer.parents, is_add, &mut message)?);
         }
         let destination = self.expand(&transfer.destination)?;
         message.push_str(&format!(" {destination}"));
@@ -82,6 +85,7 @@ impl StageState {
     fn source(
         &self,
         source: &Source,
+        parents: bool,
         is_add: bool,
         message: &mut String,
     ) -> Result<CopySource, Diagnostic> {
@@ -97,7 +101,11 @@ impl StageState {
                             .with_help("download it in a RUN step")
                     });
                 }
-                Ok(CopySource::Path(absolute("/", &path)))
+                Ok(if parents {
+                    with_parents(&path)
+                } else {
+                    CopySource::Path(absolute("/", &path))
+                })
             }
             Source::Heredoc(heredoc) => {
                 message.push_str(&format!(" <<{}", heredoc.name));
@@ -134,9 +142,7 @@ impl StageState {
 
 fn refuse_absent(transfer: &Transfer, is_add: bool, span: Span) -> Result<(), Diagnostic> {
     let instruction = if is_add { "ADD" } else { "COPY" };
-    let flag = if transfer.parents {
-        "--parents"
-    } else if transfer.checksum.is_some() {
+    let flag = if transfer.checksum.is_some() {
         "--checksum"
     } else if transfer.keep_git_dir.is_some() {
         "--keep-git-dir"
@@ -146,8 +152,54 @@ fn refuse_absent(transfer: &Transfer, is_add: bool, span: Span) -> Result<(), Di
     Err(absent(span, &format!("`{instruction} {flag}`")))
 }
 
+/// A source of `COPY --parents`: what stands behind its first `/./` is kept.
+fn with_parents(path: &str) -> CopySource {
+    let (root, pattern) = path.split_once("/./").unwrap_or(("/", path));
+    let pattern = absolute("/", pattern);
+    let pattern = match pattern.trim_start_matches('/') {
+        // The root itself: all that is in it.
+        "" => "**".to_owned(),
+        // Only ignore files know exceptions.
+        pattern if pattern.starts_with('!') => format!("\\{pattern}"),
+        pattern => pattern.to_owned(),
+    };
+    CopySource::Parents {
+        root: absolute("/", root),
+        pattern,
+    }
+}
+
 fn is_remote(path: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"]
         .iter()
         .any(|scheme| path.starts_with(scheme))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dot_between_slashes_says_which_parents_are_kept() {
+        for (written, root, pattern) in [
+            ("a/b", "/", "a/b"),
+            ("./a/b/", "/", "a/b"),
+            ("/a//b/.", "/", "a/b"),
+            ("../a/../b", "/", "b"),
+            ("a/./b", "/a", "b"),
+            ("./a/b/./c/d*", "/a/b", "c/d*"),
+            ("a/./b/./c", "/a", "b/c"),
+            ("/./a", "/", "a"),
+            ("a*/./**/b", "/a*", "**/b"),
+            (".", "/", "**"),
+            ("a/./", "/a", "**"),
+            ("!a", "/", "\\!a"),
+        ] {
+            let expected = CopySource::Parents {
+                root: root.to_owned(),
+                pattern: pattern.to_owned(),
+            };
+            assert_eq!(with_parents(written), expected, "{written}");
+        }
+    }
 }

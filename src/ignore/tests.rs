@@ -301,6 +301,14 @@ proptest! {
     }
 
     #[test]
+    fn a_directory_that_is_not_walked_holds_no_match(pattern in some_pattern(), path in some_path()) {
+        let matcher = Matcher::new(&[pattern.trim_start_matches('!')]).unwrap();
+        let skipped = parents(path.as_bytes())
+            .any(|parent| !matcher.excluded(parent) && !matcher.may_match_below(parent));
+        prop_assert!(!skipped || !matcher.excluded(path.as_bytes()), "{} {}", pattern, path);
+    }
+
+    #[test]
     fn without_double_stars_a_pattern_is_a_glob(pattern in "[ab*?/]{1,8}", path in some_path()) {
         let pattern = clean(&pattern.replace("**", "*b"));
         let expected = glob_match(pattern.as_bytes(), path.as_bytes());

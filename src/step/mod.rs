@@ -85,6 +85,8 @@ pub struct StepContext {
     pub materializer: Arc<Materializer>,
     /// The build context; `None` when the build has none.
     pub context: Option<Arc<dyn FileTree>>,
+    /// Named contexts that are folders, by number.
+    pub folders: Vec<Arc<dyn FileTree>>,
     /// Starts sandboxes; `None` where none can be had, with the reason.
     pub launcher: Result<Launcher, String>,
     /// Values of `--secret`.
@@ -182,6 +184,15 @@ impl StepContext {
         self.materializer.view(snapshot)
     }
 
+    /// The folder behind a file system that is one.
+    fn folder(&self, from: FileSystem) -> Option<&Arc<dyn FileTree>> {
+        match from {
+            FileSystem::Context => self.context.as_ref(),
+            FileSystem::Folder(number) => self.folders.get(number),
+            FileSystem::Scratch | FileSystem::Vertex(_) => None,
+        }
+    }
+
     fn file_tree(
         &self,
         from: FileSystem,
@@ -189,7 +200,7 @@ impl StepContext {
     ) -> Result<Option<Arc<dyn FileTree>>, SnapshotError> {
         match from {
             FileSystem::Scratch => Ok(None),
-            FileSystem::Context => Ok(self.context.clone()),
+            FileSystem::Context | FileSystem::Folder(_) => Ok(self.folder(from).cloned()),
             FileSystem::Vertex(index) => {
                 let snapshot = inputs.parent(Some(index));
                 let tree = SnapshotTree::new(Arc::clone(&self.materializer), &snapshot)?;

@@ -7,6 +7,7 @@
 
 mod archive;
 mod destination;
+mod parents;
 mod selection;
 
 use std::cell::{Cell, RefCell};
@@ -398,6 +399,10 @@ fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
         match source {
             CopySource::Path(path) => key.number(0).field(path.as_bytes()),
             CopySource::Literal(path) => key.number(2).field(path.as_bytes()),
+            CopySource::Parents { root, pattern } => key
+                .number(3)
+                .field(root.as_bytes())
+                .field(pattern.as_bytes()),
             CopySource::Inline(file) => key.number(1).field(file.name.as_bytes()),
         };
     }

@@ -25,7 +25,7 @@ const WORTH_THREADS: usize = 4;
 /// More threads than this wait for the same locks of the file system.
 const MOST_THREADS: usize = 8;
 
-type Listed = Result<Vec<Node>, TreeError>;
+pub(super) type Listed = Result<Vec<Node>, TreeError>;
 
 /// What is the same for all sources of one instruction.
 pub(super) struct Selector<'a> {
@@ -64,6 +64,9 @@ impl Selector<'_> {
                 }
                 CopySource::Literal(path) => {
                     self.paths(destination, vec![relative(path).to_vec()], written)?;
+                }
+                CopySource::Parents { root, pattern } => {
+                    self.with_parents(destination, relative(root), pattern, written)?;
                 }
             }
         }
@@ -137,12 +140,14 @@ impl Selector<'_> {
     ) -> Result<(), CopyError> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
         let Some(tree) = self.tree else { return Ok(()) };
-        let ahead = self.ahead.borrow_mut().remove(directory);
-        let children = match ahead {
-            Some(listed) => listed?,
-            None => tree.children(directory)?,
-        };
-        self.list_ahead(tree, &children, relative);
+        let children = self.list(tree, directory)?;
+        self.list_ahead(tree, &children, |node| {
+            let excluded = |exclude: &Matcher| {
+                !exclude.has_exceptions()
+                    && exclude.excluded(&join_path(relative, node.entry.name()))
+            };
+            !self.exclude.as_ref().is_some_and(excluded)
+        });
         for child in children {
             let name = child.entry.name().to_vec();
             let relative = join_path(relative, &name);
@@ -168,19 +173,23 @@ impl Selector<'_> {
         Ok(())
     }
 
-    /// Lists the directories among `children` at once, each as it will be wanted: the time of a
-    /// walk over a large context is that of its system calls.
-    fn list_ahead(&self, tree: &Arc<dyn FileTree>, children: &[Node], relative: &[u8]) {
-        let is_wanted = |node: &&Node| {
-            let excluded = |exclude: &Matcher| {
-                !exclude.has_exceptions()
-                    && exclude.excluded(&join_path(relative, node.entry.name()))
-            };
-            node.entry.is_directory() && !self.exclude.as_ref().is_some_and(excluded)
-        };
+    /// What is in a directory.
+    pub(super) fn list(&self, tree: &Arc<dyn FileTree>, directory: &[u8]) -> Listed {
+        let ahead = self.ahead.borrow_mut().remove(directory);
+        ahead.unwrap_or_else(|| tree.children(directory))
+    }
+
+    /// Lists those directories among `children` at once that `is_wanted` says will be asked for:
+    /// the time of a walk over a large context is that of its system calls.
+    pub(super) fn list_ahead(
+        &self,
+        tree: &Arc<dyn FileTree>,
+        children: &[Node],
+        is_wanted: impl Fn(&Node) -> bool,
+    ) {
         let wanted: Vec<&[u8]> = children
             .iter()
-            .filter(is_wanted)
+            .filter(|node| node.entry.is_directory() && is_wanted(node))
             .map(|node| node.entry.path.as_slice())
             .collect();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -210,7 +219,7 @@ impl Selector<'_> {
     }
 
     /// Puts one node of the tree at `target`.
-    fn node(
+    pub(super) fn node(
         &self,
         destination: &mut Destination,
         node: Node,
@@ -274,7 +283,7 @@ impl Selector<'_> {
     }
 
     /// The paths that a source names: itself, or what its wildcards match, sorted.
-    fn expand_wildcards(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, CopyError> {
+    pub(super) fn expand_wildcards(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, CopyError> {
         let parts: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
         let Some(first) = parts.iter().position(|part| has_wildcards(part)) else {
             return Ok(vec![path.to_vec()]);

@@ -44,7 +44,7 @@ pub(in crate::step) struct Assembly {
 }
 
 impl StepContext {
-    /// Makes a snapshot of every bind mount's source. Files of the context are copied as COPY
+    /// Makes a snapshot of every bind mount's source. Files of a context are copied as COPY
     /// would, so that a step sees neither ignored files nor the user's own ids.
     pub(super) fn prepare_mounts(
         &self,
@@ -71,7 +71,9 @@ impl StepContext {
                 FileSystem::Vertex(index) => {
                     Prepared::Files(inputs.parent(Some(index)), source_path)
                 }
-                FileSystem::Context => self.context_files(mount, source, fresh)?,
+                FileSystem::Context | FileSystem::Folder(_) => {
+                    self.context_files(from, mount, source, fresh)?
+                }
             });
         }
         Ok(prepared)
@@ -79,6 +81,7 @@ impl StepContext {
 
     fn context_files(
         &self,
+        from: FileSystem,
         mount: &Mount,
         source: &str,
         fresh: bool,
@@ -87,7 +90,7 @@ impl StepContext {
             mount: mount.target.clone(),
             source_path: source.to_owned(),
         };
-        let tree = self.context.as_ref().ok_or_else(missing)?;
+        let tree = self.folder(from).ok_or_else(missing)?;
         let path = source.trim_start_matches('/').as_bytes();
         let node = tree
             .lookup(path, true)
@@ -95,7 +98,7 @@ impl StepContext {
             .ok_or_else(missing)?;
         let is_directory = node.entry.is_directory();
         let destination = if is_directory { "/" } else { "/file" };
-        let copy = Copy::literal(FileSystem::Context, source.to_owned(), destination);
+        let copy = Copy::literal(from, source.to_owned(), destination);
         let result = self.copy(&copy, &empty_snapshot(), Some(tree), fresh, &|| {})?;
         let inside = if is_directory {
             Vec::new()

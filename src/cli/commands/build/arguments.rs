@@ -74,8 +74,9 @@ pub struct BuildArguments {
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(super) labels: Vec<String>,
 
-    /// Let a name in FROM and --from stand for something else: NAME=docker-image://IMAGE,
-    /// NAME=oci-layout://PATH[:TAG] (folder or archive), NAME=docker-archive://PATH; may be repeated
+    /// Let a name in FROM and --from stand for something else: NAME=FOLDER,
+    /// NAME=docker-image://IMAGE, NAME=oci-layout://PATH[:TAG] (folder or archive),
+    /// NAME=docker-archive://PATH; may be repeated
     #[arg(long = "build-context", value_name = "NAME=SOURCE")]
     pub(super) contexts: Vec<String>,
 

@@ -167,7 +167,7 @@ fn folder(context: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// What Docker takes for the address of something remote.
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     [
         "http://",
         "https://",

@@ -1,7 +1,9 @@
 //! Values of build options that have a syntax of their own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use super::request::is_url;
 use crate::build::{NamedContext, SecretFrom, SecretSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
@@ -10,8 +12,8 @@ use crate::cli::spelling::parse_bool;
 
 /// Reads one `--build-context`.
 pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failure> {
-    let usage =
-        "write NAME=docker-image://IMAGE, NAME=oci-layout://PATH or NAME=docker-archive://PATH";
+    let usage = "write NAME=FOLDER, NAME=docker-image://IMAGE, NAME=oci-layout://PATH or \
+                 NAME=docker-archive://PATH";
     let (name, source) = text
         .split_once('=')
         .filter(|(name, source)| !name.is_empty() && !source.is_empty())
@@ -26,14 +28,39 @@ pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failur
             NamedContext::Image(reference)
         }
         Some(("oci-layout" | "oci-archive" | "docker-archive", path)) => layout(path),
-        _ => {
-            return Err(Failure::user(format!(
-                "`--build-context {name}`: rbuild does not support `{source}` yet"
-            ))
-            .hint(usage));
-        }
+        _ => NamedContext::Folder(folder(name, source, usage)?),
     };
     Ok((name.to_owned(), context))
+}
+
+/// What is written without a scheme that rbuild knows: a folder that is there.
+fn folder(name: &str, source: &str, usage: &str) -> Result<PathBuf, Failure> {
+    let flag = format!("`--build-context {name}`");
+    match std::fs::metadata(source) {
+        Ok(metadata) if metadata.is_dir() => Ok(source.into()),
+        Ok(_) => Err(
+            Failure::user(format!("{flag}: `{source}` is not a folder")).hint(format!(
+                "unpack an archive of files first; for an image write \
+             {name}=docker-archive://{source} or {name}=oci-layout://{source}"
+            )),
+        ),
+        Err(_) if source == "-" => Err(Failure::user(format!(
+            "{flag}: standard input can't be a named context"
+        ))
+        .hint("unpack the archive first, then name its folder")),
+        Err(_) if is_url(source) => Err(Failure::user(format!(
+            "{flag}: rbuild does not support contexts from a URL yet"
+        ))
+        .hint("clone or download it first, then name the folder")),
+        Err(_) if source.contains("://") || source.starts_with("target:") => {
+            Err(Failure::user(format!("{flag}: rbuild does not support `{source}`")).hint(usage))
+        }
+        Err(error) => Err(
+            Failure::user(format!("{flag}: can't read the folder `{source}`"))
+                .caused_by(&error)
+                .hint(usage),
+        ),
+    }
 }
 
 /// `PATH[:TAG][@DIGEST]`. A path that exists as written is taken so.
@@ -221,6 +248,51 @@ mod tests {
         ] {
             assert_eq!(
                 secret(text, &environment).unwrap_err().message(),
+                message,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn contexts_without_a_scheme_are_folders() {
+        let expected = ("src".to_owned(), NamedContext::Folder("./src".into()));
+        assert_eq!(named_context("src=./src"), Ok(expected));
+        for (text, message) in [
+            ("src", "invalid value `src` for `--build-context`"),
+            ("src=", "invalid value `src=` for `--build-context`"),
+            ("=./src", "invalid value `=./src` for `--build-context`"),
+            (
+                "src=-",
+                "`--build-context src`: standard input can't be a named context",
+            ),
+            (
+                "src=Cargo.toml",
+                "`--build-context src`: `Cargo.toml` is not a folder",
+            ),
+            (
+                "src=no/such",
+                "`--build-context src`: can't read the folder `no/such`",
+            ),
+            (
+                "src=https://github.com/a/b.git",
+                "`--build-context src`: rbuild does not support contexts from a URL yet",
+            ),
+            (
+                "src=git@github.com:a/b.git",
+                "`--build-context src`: rbuild does not support contexts from a URL yet",
+            ),
+            (
+                "src=target:base",
+                "`--build-context src`: rbuild does not support `target:base`",
+            ),
+            (
+                "src=s3://bucket",
+                "`--build-context src`: rbuild does not support `s3://bucket`",
+            ),
+        ] {
+            assert_eq!(
+                named_context(text).unwrap_err().message(),
                 message,
                 "{text}"
             );
