@@ -119,7 +119,7 @@ fn death(fixture: &Fixture) {
         // The victim must not begin inside of this process's namespaces: it is started from
         // outside of them.
         let script = format!(
-            "RBUILD_SANDBOX_TEST=victim-{rung} \"$0\" {token} > \"$1\" & \
+            "TOKEN={token} RBUILD_SANDBOX_TEST=victim-{rung} \"$0\" {token} > \"$1\" & \
              while ! grep -q -e ready -e ignored \"$1\"; do sleep 0.05; done; kill -9 $!; echo $!"
         );
         let output = fixture
@@ -145,6 +145,8 @@ fn death(fixture: &Fixture) {
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .arg(&token)
             .env("RBUILD_SANDBOX_TEST", format!("victim-{rung}"))
+            // The launcher and the inits have no command line of their own.
+            .env("TOKEN", &token)
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()

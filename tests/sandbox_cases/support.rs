@@ -207,15 +207,18 @@ pub(crate) fn mount(source: MountSource, target: &str) -> SandboxMount {
     }
 }
 
-/// Processes of the host whose command line holds a word.
+/// Processes of the host whose command line holds a word, or whose variable TOKEN is it.
 pub(crate) fn processes_with(word: &str) -> usize {
+    let variable = format!("TOKEN={word}");
+    let has = |folder: &std::path::Path, file: &str, word: &str| {
+        let content = std::fs::read(folder.join(file)).unwrap_or_default();
+        let mut words = content.split(|byte| *byte == 0);
+        words.any(|found| found == word.as_bytes())
+    };
     std::fs::read_dir("/proc")
         .unwrap()
-        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
-        .filter(|line| {
-            line.split(|byte| *byte == 0)
-                .any(|argument| argument == word.as_bytes())
-        })
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|process| has(process, "cmdline", word) || has(process, "environ", &variable))
         .count()
 }
 
