@@ -43,6 +43,7 @@ pub enum IgnoreError {
 pub struct Matcher {
     patterns: Vec<Pattern>,
     has_exceptions: bool,
+    excludes_everything: bool,
 }
 
 /// Which patterns have matched a directory or one above it; for the walk of a tree.
@@ -73,6 +74,7 @@ impl Matcher {
                     source,
                 })?;
             matcher.has_exceptions |= is_exception;
+            matcher.excludes_everything |= !is_exception && matches!(text, "*" | "**" | "**/*");
             matcher.patterns.push(pattern);
         }
         Ok(matcher)
@@ -86,6 +88,11 @@ impl Matcher {
     /// Whether any pattern begins with `!`.
     pub fn has_exceptions(&self) -> bool {
         self.has_exceptions
+    }
+
+    /// Whether a pattern excludes whatever there is; a `!` behind it may still take some back.
+    pub fn excludes_everything(&self) -> bool {
+        self.excludes_everything
     }
 
     /// Whether a path, relative to the root, is excluded: by itself or by a directory above it.

@@ -26,6 +26,7 @@ mod harness;
 mod hello_example;
 mod language;
 mod layers;
+mod lint;
 mod login;
 mod named_contexts;
 mod output_files;

@@ -22,6 +22,8 @@ const DEFAULT: &str = "Dockerfile";
 pub(super) struct Opened {
     pub(super) dockerfile: Located,
     pub(super) context: Arc<dyn FileTree>,
+    /// What it leaves out.
+    pub(super) ignore: Option<Matcher>,
 }
 
 /// Either kind of context, to read its own files from.
@@ -69,7 +71,8 @@ pub(super) fn open(
             text: text.into(),
             diagnostics: Vec::new(),
         },
-        context: Arc::new(ContextTree::new(context, ignore)),
+        context: Arc::new(ContextTree::new(context, ignore.clone())),
+        ignore,
     })
 }
 

@@ -103,6 +103,9 @@ pub enum BuildError {
         #[source]
         source: Box<ResolveError>,
     },
+    /// Build checks have warned, and the user wants that to end the build.
+    #[error("{0}")]
+    Checks(String),
     /// The request itself can't be met.
     #[error("{0}")]
     Request(String),

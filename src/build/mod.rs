@@ -15,6 +15,7 @@ use crate::reference::Reference;
 use crate::time::Timestamp;
 
 mod assemble;
+mod check;
 mod dockerfile;
 mod error;
 mod fetch;
@@ -29,6 +30,7 @@ mod save;
 mod transfer;
 
 pub use crate::graph::{NetworkMode, RunSettings};
+pub use check::{Checked, Targets, check, targets};
 pub use error::{BuildError, Located};
 pub use load::{LoadedImage, load};
 pub use resolve::ResolveError;

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 
 use super::assemble::{Assembled, assemble, compressed_size};
+use super::check::{self, Examination};
 use super::error::{BuildError, Located};
 use super::fetch::{Fetcher, Pulls};
 use super::resolve::Resolver;
 use super::{
     BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
 };
-use crate::dockerfile as language;
+use crate::dockerfile::lint::{self, Warning};
 use crate::graph::lowering::{Lowered, lower};
 use crate::graph::plan::{ContextKind, ImageKey, Options, Plan};
 use crate::graph::{BaseImage, Operation};
@@ -83,23 +84,21 @@ pub async fn build(
     events: Arc<dyn EventSink>,
 ) -> Result<BuildResult, BuildError> {
     let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
-    let stdin = environment
-        .stdin
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    let activity = reporter.begin(&format!(
-        "[internal] load build definition from {}",
-        dockerfile_name(&request)
-    ));
-    let opened = activity.end(dockerfile::open(&request, &environment.store, stdin))?;
+    let opened = check::open(&request, environment, &reporter)?;
     let folders = dockerfile::open_folders(&request, &environment.store)?;
     let source = opened.dockerfile;
-    let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
-    for warning in &parsed.warnings {
-        events.emit(Event::Warning(warning.message.clone()));
-    }
-    let plan = Plan::new(parsed, options(&request)).map_err(|one| source.saying(vec![one]))?;
+    let examination = Examination {
+        source: &source,
+        ignore: opened.ignore.as_ref(),
+        request: &request,
+        environment,
+        reporter: &reporter,
+        covers_all: false,
+    };
+    let mut warnings = Vec::new();
+    let examined = examination.run(&mut warnings).await;
+    tell(warnings, &request, &source, &*events);
+    let (plan, images) = examined?;
     let unused = plan.unused_arguments();
     if !unused.is_empty() {
         let names = unused.join(", ");
@@ -110,7 +109,6 @@ pub async fn build(
         let warning = format!("no stage is called `{name}`, as `--no-cache-filter` has it");
         events.emit(Event::Warning(warning));
     }
-    let images = resolve_all(&plan, &source, &request, environment, &reporter).await?;
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
     let context = Arc::new(StepContext {
@@ -148,8 +146,18 @@ pub async fn build(
     })
 }
 
+/// Tells what build checks have found.
+fn tell(warnings: Vec<Warning>, request: &BuildRequest, source: &Located, events: &dyn EventSink) {
+    let (file, lines) = (dockerfile_name(request), lint::lines(&source.text));
+    for warning in warnings {
+        let (first, last) = (warning.first_line, warning.last_line);
+        let excerpt = lint::excerpt(&file, &lines, first, last);
+        events.emit(Event::Finding { warning, excerpt });
+    }
+}
+
 /// The Dockerfile's name as it is shown, without its folder.
-fn dockerfile_name(request: &BuildRequest) -> String {
+pub(super) fn dockerfile_name(request: &BuildRequest) -> String {
     let path = match &request.dockerfile {
         DockerfileSource::File(path) => path.file_name(),
         DockerfileSource::Default | DockerfileSource::Stdin => None,
@@ -172,7 +180,7 @@ async fn whole(
     assembled.await.map_err(|_| BuildError::Canceled)?
 }
 
-fn options(request: &BuildRequest) -> Options {
+pub(super) fn options(request: &BuildRequest) -> Options {
     let host = Platform::host();
     Options {
         target: request.target.clone(),
@@ -208,7 +216,7 @@ fn context_kinds(request: &BuildRequest) -> BTreeMap<String, ContextKind> {
 }
 
 /// Resolves every base image that the target needs, and those that their triggers need.
-async fn resolve_all(
+pub(super) async fn resolve_all(
     plan: &Plan,
     source: &Located,
     request: &BuildRequest,

@@ -120,7 +120,8 @@ impl Invocation {
     pub fn needs(&self) -> Needs {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
-            Command::Build(_) | Command::Push(_) | Command::Save(_) | Command::Run(_) => true,
+            Command::Build(arguments) => !arguments.is_question(),
+            Command::Push(_) | Command::Save(_) | Command::Run(_) => true,
             // So is one whose files are looked at, and files of subordinate ids can be measured
             // and removed by their owner only.
             Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,

@@ -268,6 +268,8 @@ impl Failure {
                     _ => failure,
                 }
             }
+            BuildError::Checks(message) => Self::user(message)
+                .hint("warnings are errors here by `error=true` in `# check=` or BUILDKIT_DOCKERFILE_CHECK"),
             BuildError::Push { .. } | BuildError::Pull { .. } => {
                 Self::from_error(ErrorKind::Registry, &error)
             }

@@ -20,7 +20,14 @@ const GLOBAL_WITH_VALUE: [&str; 4] = [
     "--insecure-registry",
 ];
 /// Options without a value that Docker also takes with `=true` and `=false`.
-const SWITCHES: [&str; 5] = ["--no-cache", "--pull", "--push", "--quiet", "--verbose"];
+const SWITCHES: [&str; 6] = [
+    "--check",
+    "--no-cache",
+    "--pull",
+    "--push",
+    "--quiet",
+    "--verbose",
+];
 
 /// Commands that run a program whose words are not rbuild's to read.
 const FOREGROUND: [&str; 2] = ["run", "unshare"];

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::syntax::{self, Node, Tree};
 use super::{expansion, parse};
 
-fn corpus(name: &str) -> Option<PathBuf> {
+pub(crate) fn corpus(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/corpora")
         .join(name);

@@ -243,7 +243,7 @@ fn line_start(source: &str, line: usize) -> usize {
 }
 
 /// Text with nothing in it that a terminal obeys.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.replace('\t', "    ").chars().map(visible).collect()
 }

@@ -265,6 +265,8 @@ pub struct KeyValue {
     pub key: Word,
     /// The value as written, quotes included.
     pub value: Word,
+    /// Whether it was written in the old form, without the `=`.
+    pub is_legacy: bool,
 }
 
 /// One argument of `ARG`.
@@ -338,6 +340,8 @@ pub struct Stage {
     pub from: Spanned<From>,
     /// The text of its FROM on one line.
     pub text: String,
+    /// The comments right above its FROM, without their `#`.
+    pub comments: Vec<String>,
     /// Its instructions, in order, each with its place and its text as written (continuations
     /// joined), which history entries and step names show.
     pub instructions: Vec<Step>,
@@ -352,4 +356,6 @@ pub struct Step {
     pub span: Span,
     /// The instruction's text on one line (what BuildKit calls `Original`/`String()`).
     pub text: String,
+    /// The comments right above it, without their `#`.
+    pub comments: Vec<String>,
 }

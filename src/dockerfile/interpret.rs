@@ -30,6 +30,7 @@ pub(super) fn step(node: &Node, instruction: Instruction) -> Step {
         instruction,
         span: node.span,
         text: node.original.trim().to_owned(),
+        comments: node.comments.clone(),
     }
 }
 
@@ -169,9 +170,10 @@ fn pairs(node: &Node) -> Result<Vec<KeyValue>, Diagnostic> {
     at_least_one(node)?;
     let pairs = node.arguments.chunks_exact(3).map(|triple| match triple {
         [key, ..] if key.value.is_empty() => Err(blank_name(node, key.span)),
-        [key, value, _] => Ok(KeyValue {
+        [key, value, delimiter] => Ok(KeyValue {
             key: key.clone(),
             value: value.clone(),
+            is_legacy: delimiter.value.is_empty(),
         }),
         _ => Err(Diagnostic::syntax(node.span, "bad pair of name and value")),
     });

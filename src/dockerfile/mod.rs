@@ -7,6 +7,7 @@
 //! | [`syntax`] | text | nodes: a name, flags, words, heredocs |
 //! | [`instruction`] | nodes | typed instructions, gathered into stages |
 //! | [`stages`] | stages | which stages a target needs |
+//! | [`lint`] | text | what is seldom meant |
 //!
 //! BuildKit's Dockerfile reference is the norm, for the stable and the labs channel alike; a
 //! `# syntax=` line is data and fetches nothing. [`parse`] tells every mistake that it can find,
@@ -19,11 +20,13 @@ pub mod expansion;
 mod flags;
 pub mod instruction;
 mod interpret;
+pub mod lint;
 pub mod mount;
 pub mod nearest;
 pub mod span;
 pub mod stages;
 pub mod syntax;
+pub mod targets;
 mod unknown;
 pub(crate) mod values;
 
@@ -44,8 +47,6 @@ pub struct Dockerfile {
     pub global_args: Vec<Spanned<Vec<ArgDeclaration>>>,
     /// The stages, in order; at least one.
     pub stages: Vec<Stage>,
-    /// What deserves a look but hinders nothing.
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// Reads a Dockerfile.
@@ -59,7 +60,6 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
         escape: tree.escape,
         global_args: Vec::new(),
         stages: Vec::new(),
-        warnings: tree.warnings,
     };
     let mut is_stray_told = false;
     let mut before = None;
@@ -69,6 +69,7 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
             Ok(Interpreted::From(from)) => dockerfile.stages.push(Stage {
                 from: Spanned::new(from, node.span),
                 text: node.original.trim().to_owned(),
+                comments: node.comments.clone(),
                 instructions: Vec::new(),
             }),
             Ok(Interpreted::Instruction(instruction)) => {
@@ -140,6 +141,6 @@ fn no_stages(text: &str, nodes: &[Node]) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod corpus;
+pub(crate) mod corpus;
 #[cfg(test)]
 mod tests;

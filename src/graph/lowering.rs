@@ -460,7 +460,7 @@ fn set_platform(config: &mut ImageConfig, platform: &Platform) {
 }
 
 /// PATH is always set, as steps of images without one still have to find their programs.
-fn ensure_path(config: &mut ImageConfig) {
+pub(super) fn ensure_path(config: &mut ImageConfig) {
     if config.config.env("PATH").is_none() {
         config.config.set_env("PATH", DEFAULT_PATH);
     }

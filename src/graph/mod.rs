@@ -23,6 +23,7 @@ mod chmod;
 pub mod environment;
 mod expose;
 mod format;
+pub mod lint;
 pub mod lowering;
 mod metadata;
 mod mounts;

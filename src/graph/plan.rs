@@ -117,6 +117,8 @@ pub struct Plan {
     pub(super) global: Environment,
     pub(super) stages: Vec<PlannedStage>,
     target: usize,
+    /// The stages that are wanted for themselves.
+    wanted: Vec<usize>,
 }
 
 impl Plan {
@@ -138,7 +140,31 @@ impl Plan {
             global,
             stages,
             target,
+            wanted: vec![target],
         })
+    }
+
+    /// The same for every stage, needed or not: for whoever looks at the Dockerfile as a whole.
+    #[must_use]
+    pub fn covering_all_stages(mut self) -> Self {
+        self.wanted = (0..self.stages.len()).collect();
+        self
+    }
+
+    /// What a stage starts from.
+    pub(super) fn base(&self, index: usize) -> Option<&Base> {
+        self.stages.get(index).map(|stage| &stage.base)
+    }
+
+    /// Every use of an image, with the line that asks for it.
+    pub(super) fn images(
+        &self,
+        known: &BTreeMap<ImageKey, BaseImage>,
+    ) -> Result<Vec<(ImageKey, Span)>, Diagnostic> {
+        let mut uses = Vec::new();
+        self.visit(known, &mut |key, span| uses.push((key.clone(), span)))?;
+        uses.sort_by_key(|(_, span)| span.first_line);
+        Ok(uses)
     }
 
     /// The number of the target stage.
@@ -227,7 +253,7 @@ impl Plan {
         image: &mut dyn FnMut(&ImageKey, Span),
     ) -> Result<BTreeSet<usize>, Diagnostic> {
         let mut seen = BTreeSet::new();
-        let mut open = vec![self.target];
+        let mut open = self.wanted.clone();
         while let Some(index) = open.pop() {
             if !seen.insert(index) {
                 continue;

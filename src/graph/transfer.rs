@@ -169,7 +169,7 @@ fn with_parents(path: &str) -> CopySource {
     }
 }
 
-fn is_remote(path: &str) -> bool {
+pub(super) fn is_remote(path: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"]
         .iter()
         .any(|scheme| path.starts_with(scheme))

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::dockerfile::lint::Warning;
+
 /// Names one vertex (one step) of one build, in the order in which steps were announced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VertexId(pub usize);
@@ -88,6 +90,13 @@ pub enum Event {
         outcome: Outcome,
         /// How long it worked (zero where it never started).
         elapsed: Duration,
+    },
+    /// A build check has found something in the Dockerfile.
+    Finding {
+        /// What.
+        warning: Warning,
+        /// The lines that it is about, drawn.
+        excerpt: String,
     },
     /// Something the user should know that does not end the build; one line, no trailing newline.
     Warning(String),

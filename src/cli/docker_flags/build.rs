@@ -20,10 +20,6 @@ fn host_network(value: &str) -> bool {
     value == "network.host"
 }
 
-fn plain_build(value: &str) -> bool {
-    value == "build"
-}
-
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
 const NO_LIMITS: &str = "RUN steps have the limits that rbuild itself has; \
     `--cgroup-parent` puts them into a cgroup with others";
@@ -50,16 +46,10 @@ pub(super) static FLAGS: &[Flag] = &[
         host_network,
         "only `network.host`, which RUN steps have anyway",
     ),
-    Flag::value("call", plain_build, "only `--call build`"),
     Flag::switch(
         "squash",
         is_false,
         "a multi-stage build keeps layers small, too",
-    ),
-    Flag::switch(
-        "check",
-        is_false,
-        "only building checks a Dockerfile so far",
     ),
     // What they ask for is absent.
     Flag::refused(

@@ -228,7 +228,6 @@ mod tests {
             "build --attest type=sbom,disabled=1",
             "build --builder default",
             "build --allow network.host",
-            "build --call build",
             "build --squash=false",
             "build --memory 0 -c 0",
             "run --rm --init --no-healthcheck",

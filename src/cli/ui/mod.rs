@@ -109,6 +109,8 @@ impl ProgressMode {
 pub enum Phase {
     /// A build.
     Building,
+    /// A look at a Dockerfile.
+    Checking,
     /// An upload.
     Pushing,
     /// A download.
@@ -123,6 +125,7 @@ impl Phase {
     const fn word(self) -> &'static str {
         match self {
             Self::Building => "Building",
+            Self::Checking => "Checking",
             Self::Pushing => "Pushing",
             Self::Pulling => "Pulling",
             Self::Saving => "Saving",
@@ -438,6 +441,33 @@ impl Report {
     /// How long it took.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
+    }
+
+    /// What build checks have found, as buildx tells it after a build; empty where that is
+    /// nothing. With `expand`, each with its page and its lines.
+    pub fn findings(&self, style: Style, expand: bool) -> String {
+        let findings = &self.trace.findings;
+        let mut heading = match findings.len() {
+            0 => return String::new(),
+            1 => "1 warning found".to_owned(),
+            many => format!("{many} warnings found"),
+        };
+        if !expand {
+            heading.push_str(" (use --debug to expand)");
+        }
+        let mut out = format!("\n {}\n", style.warning(format!("{heading}:")));
+        for (warning, excerpt) in findings {
+            let _ = writeln!(out, " - {}", terminal::neutralise_text(&warning.short()));
+            if !expand {
+                continue;
+            }
+            let _ = writeln!(out, "{}", warning.rule.description());
+            if let Some(url) = warning.rule.url() {
+                let _ = writeln!(out, "More info: {url}");
+            }
+            let _ = writeln!(out, "{excerpt}");
+        }
+        out
     }
 
     /// The last lines of every step that failed, under its name, and where all of them are, as

@@ -85,6 +85,9 @@ impl Plain {
                 }
             }
             Change::Ended(id) => self.end(trace, *id, now, out),
+            Change::Finding(text) => {
+                let _ = writeln!(out, "{} {text}", self.style.warning("WARN:"));
+            }
             Change::Warning(text) => {
                 let _ = writeln!(out, "{} {text}", self.style.warning("warning:"));
             }
@@ -430,6 +433,14 @@ mod tests {
         }
         // Every five seconds, however little has come.
         assert_eq!(plain(slow).lines().count(), 4);
+    }
+
+    #[test]
+    fn what_build_checks_find_is_listed() {
+        assert_eq!(
+            plain(Script::new().finding()),
+            "WARN: StageNameCasing: Stage name 'Odd' should be lowercase (line 3)\n"
+        );
     }
 
     #[test]

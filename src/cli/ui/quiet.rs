@@ -56,6 +56,7 @@ mod tests {
             .start(0)
             .log(0, "output\n")
             .warning("careful")
+            .finding()
             .done(0, 5);
         assert_eq!(
             script.play(&mut Quiet::new(Style::PLAIN)),

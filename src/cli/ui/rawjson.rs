@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::display::Display;
 use super::trace::{Change, Trace};
 use crate::digest::Digest;
+use crate::dockerfile::lint;
 use crate::solver::events::{Event, LogStream, Outcome, VertexId};
 
 /// A transfer is told again after this time, as BuildKit has it.
@@ -79,6 +80,25 @@ struct Warning<'a> {
     vertex: Option<&'a str>,
     level: u8,
     short: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    detail: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    range: Vec<serde_json::Value>,
+}
+
+impl Warning<'_> {
+    fn saying(text: &str) -> Self {
+        Self {
+            vertex: None,
+            level: 1,
+            short: BASE64.encode(text),
+            detail: Vec::new(),
+            url: None,
+            range: Vec::new(),
+        }
+    }
 }
 
 #[expect(
@@ -202,12 +222,28 @@ impl RawJson {
 
     /// BuildKit's clients show a warning at its vertex: here the first, that of the Dockerfile.
     fn warning(&self, text: &str) -> String {
+        self.warn(Warning::saying(text))
+    }
+
+    /// What a build check has found, with the page that explains it.
+    fn finding(&self, found: &lint::Warning) -> String {
+        let line = |line: usize| serde_json::json!({ "line": line });
+        let range =
+            serde_json::json!({"start": line(found.first_line), "end": line(found.last_line)});
+        self.warn(Warning {
+            detail: vec![BASE64.encode(found.rule.description())],
+            url: found.rule.url(),
+            range: vec![range],
+            ..Warning::saying(&found.short())
+        })
+    }
+
+    fn warn(&self, warning: Warning<'_>) -> String {
         let first = self.vertices.values().next();
         line(&Status {
             warnings: vec![Warning {
                 vertex: first.map(|vertex| vertex.digest.as_str()),
-                level: 1,
-                short: BASE64.encode(text),
+                ..warning
             }],
             ..Status::default()
         })
@@ -252,6 +288,7 @@ impl Display for RawJson {
                 total,
             } => self.progress(*id, item, (*current, *total), at),
             Event::Ended { id, outcome, .. } => self.ended(*id, outcome, at),
+            Event::Finding { warning, .. } => self.finding(warning),
             Event::Warning(text) => self.warning(text),
         }
     }
@@ -333,6 +370,26 @@ mod tests {
                 r#"{"statuses":[{"id":"x","vertex":"A","total":1000,"current":200,"timestamp":"2024-05-01T10:00:00.2Z","started":"2024-05-01T10:00:00Z"}]}"#,
                 r#"{"vertexes":[{"digest":"A","name":"[1/2] FROM a","started":"2024-05-01T10:00:00Z","completed":"2024-05-01T10:00:00.3Z"}],"statuses":[{"id":"x","vertex":"A","total":1000,"current":250,"timestamp":"2024-05-01T10:00:00.3Z","started":"2024-05-01T10:00:00Z","completed":"2024-05-01T10:00:00.3Z"}]}"#,
             ]
+        );
+    }
+
+    #[test]
+    fn what_a_build_check_finds_has_its_page_and_its_lines() {
+        let told = lines(announced().finding());
+        let told: serde_json::Value = serde_json::from_str(&told[2]).unwrap();
+        let found = &told["warnings"][0];
+        let text = |value: &serde_json::Value| BASE64.decode(value.as_str().unwrap()).unwrap();
+        let short = b"StageNameCasing: Stage name 'Odd' should be lowercase (line 3)";
+        assert_eq!(text(&found["short"]), short);
+        assert_eq!(
+            text(&found["detail"][0]),
+            b"Stage names should be lowercase"
+        );
+        let page = "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/";
+        assert_eq!(found["url"], page);
+        assert_eq!(
+            found["range"],
+            serde_json::json!([{"start": {"line": 3}, "end": {"line": 3}}])
         );
     }
 

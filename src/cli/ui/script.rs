@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::display::Display;
 use super::terminal::Colours;
 use super::trace::Trace;
+use crate::dockerfile::lint::{Rule, Warning};
 use crate::solver::events::{Event, LogStream, Outcome, VertexId};
 
 pub(super) struct Script {
@@ -102,6 +103,20 @@ impl Script {
 
     pub(super) fn warning(self, text: &str) -> Self {
         self.add(Event::Warning(text.to_owned()))
+    }
+
+    /// A build check finds a stage `Odd` on line 3.
+    pub(super) fn finding(self) -> Self {
+        let warning = Warning {
+            rule: Rule::StageNameCasing,
+            detail: "Stage name 'Odd' should be lowercase".to_owned(),
+            first_line: 3,
+            last_line: 3,
+        };
+        self.add(Event::Finding {
+            warning,
+            excerpt: "the lines\n".to_owned(),
+        })
     }
 
     /// All that the display writes, each event shown by itself.

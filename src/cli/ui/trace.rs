@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::terminal::{Colours, neutralise_line, neutralise_text};
+use crate::dockerfile::lint::Warning;
 use crate::solver::events::{Event, LogStream, Outcome, VertexId};
 
 /// How many of a step's last lines are shown when it fails.
@@ -96,6 +97,8 @@ pub(super) enum Change {
     Ended(VertexId),
     /// A warning.
     Warning(String),
+    /// A build check has found something.
+    Finding(String),
 }
 
 /// The state of a build.
@@ -105,6 +108,8 @@ pub(super) struct Trace {
     pub(super) vertices: BTreeMap<VertexId, Vertex>,
     /// Warnings so far.
     pub(super) warnings: Vec<String>,
+    /// What build checks have found, each with its lines.
+    pub(super) findings: Vec<(Warning, String)>,
     colours: Colours,
 }
 
@@ -115,6 +120,7 @@ impl Trace {
         Self {
             vertices: BTreeMap::new(),
             warnings: Vec::new(),
+            findings: Vec::new(),
             colours,
         }
     }
@@ -151,6 +157,11 @@ impl Trace {
                 outcome,
                 elapsed,
             } => self.end(now, id, outcome, elapsed),
+            Event::Finding { warning, excerpt } => {
+                let text = neutralise_text(&warning.short());
+                self.findings.push((warning, excerpt));
+                vec![Change::Finding(text)]
+            }
             Event::Warning(text) => {
                 let text = neutralise_text(&text.replace('\n', " "));
                 self.warnings.push(text.clone());

@@ -226,7 +226,8 @@ impl Tty {
                     let text = format!("{} {text}", self.style.warning("warning:"));
                     lines.push(Line::new(text, Look::Foreign));
                 }
-                Change::Started(_) | Change::Line(..) | Change::Item(..) => {}
+                // what checks find is told at the end
+                Change::Started(_) | Change::Line(..) | Change::Item(..) | Change::Finding(_) => {}
             }
         }
         lines

@@ -171,7 +171,12 @@ fn warnings_and_notes_stand_above() {
     let mut trace = Trace::new(Colours::Drop);
     let mut tty = tty(40, 24);
     let mut screen = Screen::new(40, 24);
-    screen.write(&build().warning("careful").play_open(&mut trace, &mut tty));
+    screen.write(
+        &build()
+            .warning("careful")
+            .finding()
+            .play_open(&mut trace, &mut tty),
+    );
     screen.write(&tty.note(&trace, "a log message\n", Duration::from_secs(4)));
     assert_eq!(
         screen.lines()[..3],

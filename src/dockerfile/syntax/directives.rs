@@ -21,7 +21,7 @@ pub struct Directives {
 impl Directives {
     /// Reads the directives at the head of a Dockerfile. Behind a `#!` line they count too, but
     /// for `escape`, as in BuildKit.
-    pub(super) fn read(text: &str, errors: &mut Vec<Diagnostic>) -> Self {
+    pub(in crate::dockerfile) fn read(text: &str, errors: &mut Vec<Diagnostic>) -> Self {
         let mut found = Self::default();
         let mut lines = Lines::new(text).peekable();
         let shebang = lines.next_if(|line| line.text.starts_with("#!")).is_some();

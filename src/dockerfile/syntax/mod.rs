@@ -2,7 +2,7 @@
 //! into words, not what they mean.
 //!
 //! One [`Node`] per instruction. Comments and blank lines inside a continued instruction are
-//! dropped, as in BuildKit; the blank ones leave a warning.
+//! dropped, as in BuildKit; the blank ones are noted.
 
 mod directives;
 mod heredoc;
@@ -26,8 +26,8 @@ pub struct Tree {
     pub escape: char,
     /// The instructions, in order.
     pub nodes: Vec<Node>,
-    /// Blank lines inside continued instructions.
-    pub warnings: Vec<Diagnostic>,
+    /// The ends of continued instructions that have blank lines in them.
+    pub empty_continuations: Vec<Span>,
 }
 
 /// An instruction, its meaning unread.
@@ -139,26 +139,25 @@ impl Reader<'_> {
         let text = line.text.trim_start();
         let (part, mut continued) = strip_continuation(text, self.tree.escape);
         logical.push(part, line.start + line.text.len() - text.len(), line.number);
-        let mut blank: Option<Span> = None;
+        let mut has_blank = false;
+        let mut last = line.span();
         while continued {
             let Some(line) = self.lines.next() else { break };
             logical.saw(line.number);
+            last = line.span();
             if line.is_comment() {
                 continue;
             }
             if line.text.trim_start().is_empty() {
-                blank = Some(blank.unwrap_or_else(|| line.span()));
+                has_blank = true;
                 continue;
             }
             let (part, more) = strip_continuation(line.text, self.tree.escape);
             logical.push(part, line.start, line.number);
             continued = more;
         }
-        if let Some(span) = blank {
-            let warning = Diagnostic::warning(span, "empty continuation line").with_help(
-                "remove the blank line: such lines will become errors in a future release",
-            );
-            self.tree.warnings.push(warning);
+        if has_blank {
+            self.tree.empty_continuations.push(last);
         }
         logical
     }

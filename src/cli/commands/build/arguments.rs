@@ -122,6 +122,14 @@ pub struct BuildArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
 
+    /// Check the Dockerfile and build nothing: the same as --call=check
+    #[arg(long)]
+    pub(super) check: bool,
+
+    /// Answer a question instead of building: check or targets[,format=json][,ignorestatus=true]
+    #[arg(long, value_name = "QUESTION")]
+    pub(super) call: Option<String>,
+
     /// How progress is shown: auto, tty, plain, quiet, rawjson, none [env: BUILDKIT_PROGRESS]
     #[arg(long, value_name = "HOW")]
     pub(super) progress: Option<String>,
@@ -143,4 +151,12 @@ pub struct BuildArguments {
     /// The platform to build for, `local` for this machine's [default: local] [env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',', value_parser = platform)]
     pub(super) platform: Vec<Platform>,
+}
+
+impl BuildArguments {
+    /// Whether nothing is built: then no namespace is needed.
+    pub fn is_question(&self) -> bool {
+        let mut words = self.call.iter().flat_map(|call| call.split(','));
+        self.check || words.any(|word| !word.contains('=') && !matches!(word, "" | "build"))
+    }
 }

@@ -31,18 +31,6 @@ pub(super) fn check_arguments(build_args: &BTreeMap<String, String>) -> Result<(
             return Err(Failure::user(message).hint(hint));
         }
     }
-    let check = build_args.get("BUILDKIT_DOCKERFILE_CHECK");
-    let fails = |value: &str| {
-        value.split(';').any(|field| {
-            let truth = field.trim().strip_prefix("error=").map(parse_bool);
-            truth.is_some_and(|truth| truth != Some(false))
-        })
-    };
-    if check.is_some_and(|value| fails(value)) {
-        let message =
-            "rbuild does not support `error=true` in `--build-arg BUILDKIT_DOCKERFILE_CHECK` yet";
-        return Err(Failure::user(message).hint("warnings don't end a build"));
-    }
     Ok(())
 }
 
@@ -66,9 +54,7 @@ mod tests {
             ("BUILDKIT_INLINE_CACHE", "", true),
             ("BUILDKIT_MULTI_PLATFORM", "true", false),
             ("BUILDKIT_MULTI_PLATFORM", "false", true),
-            ("BUILDKIT_DOCKERFILE_CHECK", "skip=all", true),
-            ("BUILDKIT_DOCKERFILE_CHECK", "skip=all;error=true", false),
-            ("BUILDKIT_DOCKERFILE_CHECK", "error=false", true),
+            ("BUILDKIT_DOCKERFILE_CHECK", "error=true", true),
             ("BUILDKIT_SYNTAX", "docker/dockerfile:1", true),
             ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "1", true),
             ("VERSION", "1", true),

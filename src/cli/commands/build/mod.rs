@@ -5,6 +5,7 @@ pub mod stdin;
 mod annotation;
 mod arguments;
 mod buildkit;
+mod call;
 mod outputs;
 mod request;
 mod summary;
@@ -46,17 +47,27 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
         // As in Docker, which goes on without.
         Err(error) => context.note(&format!("proxies are not looked up: {error}")),
     }
-    if let Some(file) = &prepared.iidfile {
+    if prepared.call.is_none()
+        && let Some(file) = &prepared.iidfile
+    {
         // An id of an earlier build must not be taken for this one's.
         remove(file)?;
     }
     check_destinations(&prepared)?;
     let input;
     (prepared.request, input) = open_input(prepared.request, context).await?;
+    if let Some(call) = prepared.call {
+        return call::answer(call, prepared, input, context).await;
+    }
     let stays = choose_engine(&mut prepared, context).await?;
     let progress = context.progress(prepared.progress, Phase::Building)?;
     let result = execute(&prepared.request, input, context, progress.sink()).await;
     let report = progress.finish();
+    if prepared.progress.is_for_people() {
+        let expand = context.settings.verbosity > 0;
+        let findings = report.findings(context.style, expand);
+        context.stderr.write_lines(&findings);
+    }
     let result = match result {
         Ok(result) => result,
         Err(failure) => {

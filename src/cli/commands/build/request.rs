@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::annotation::Annotations;
 use super::arguments::{self, BuildArguments};
+use super::call::Call;
 use super::outputs::{self, Around, Kind, OutputValue};
 use super::{buildkit, values};
 use crate::build::{
@@ -39,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub(super) metadata_file: Option<PathBuf>,
+    /// `--check`, `--call`: what is asked instead of building.
+    pub(super) call: Option<Call>,
     /// `--load`: the image goes to a container engine, too.
     pub(super) engine: Option<EngineWish>,
 }
@@ -59,6 +62,7 @@ pub(super) fn prepare(
     arguments: BuildArguments,
     environment: &Environment,
 ) -> Result<Prepared, Failure> {
+    let call = Call::read(arguments.call.as_deref(), arguments.check)?;
     let (context, dockerfile) = sources(&arguments)?;
     let platform = platform(&arguments.platform, environment)?;
     let Outputs {
@@ -111,6 +115,7 @@ pub(super) fn prepare(
         print_id,
         iidfile: arguments.iidfile,
         metadata_file: arguments.metadata_file,
+        call,
         engine,
     })
 }
