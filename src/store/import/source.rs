@@ -181,7 +181,7 @@ impl Read for Headers<'_> {
         self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
             let mebibytes = HEADERS_LIMIT >> 20;
             let large = format!("the headers of its members are larger than {mebibytes} MiB");
-            io::Error::new(io::ErrorKind::InvalidData, large)
+            io::Error::new(io::ErrorKind::FileTooLarge, large)
         })?;
         Ok(count)
     }
