@@ -14,7 +14,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::database::Failure;
 use super::error::{Action, StoreError};
 use super::session::{Session, end_dead, oldest_other};
-use super::{LayerId, Store, sql};
+use super::{LayerId, Store, sql, temporary};
 use crate::digest::{BlobDigest, CacheKey, ImageId};
 use crate::fs::remove::remove_folder;
 use crate::reference::Reference;
@@ -309,9 +309,14 @@ impl Store {
     /// Moves something out of its place at once; gives where it lies now.
     fn take_away(&self, path: &Path) -> PathBuf {
         let away = self.inner.temporary.new_path();
-        // A folder of another user can't be moved to another parent: it is taken apart in place.
-        match std::fs::rename(path, &away) {
-            Ok(()) => away,
+        if std::fs::rename(path, &away).is_ok() {
+            return away;
+        }
+        // A folder of another user can't be moved to another parent, only to another name. What is
+        // left of it under that name, no row ever names.
+        let beside = path.with_file_name(format!(".removed-{}", temporary::random_name()));
+        match std::fs::rename(path, &beside) {
+            Ok(()) => beside,
             Err(_) => path.to_owned(),
         }
     }
