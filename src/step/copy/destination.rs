@@ -89,15 +89,13 @@ impl Destination {
         if let Some(item) = self.items.get(&sort_key(path)) {
             return Some(&item.entry);
         }
+        let found = self.view.get(path)?;
         // Something that this instruction put on the way hides what was below it.
         let hidden = ancestors(path).any(|above| {
             let item = self.items.get(&sort_key(above));
             item.is_some_and(|item| !item.entry.is_directory())
         });
-        if hidden {
-            return None;
-        }
-        self.view.get(path).map(|found| found.entry)
+        (!hidden).then_some(found.entry)
     }
 
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
@@ -200,7 +198,13 @@ impl Destination {
 
     fn repeat_parents(&mut self) {
         let mut parents: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
+        let mut last = None;
         for item in self.items.values() {
+            // What lies in one directory stands together, and has the same directories above it.
+            let parent = split_path(&item.entry.path).0;
+            if last.replace(parent) == Some(parent) {
+                continue;
+            }
             for above in ancestors(&item.entry.path) {
                 if parents.contains_key(above) || self.items.contains_key(&sort_key(above)) {
                     continue;
@@ -226,10 +230,18 @@ impl Destination {
     fn date_directories(&mut self, directory_time: Option<i64>) {
         let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
         if directory_time.is_none() {
-            for item in self.items.values().filter(|item| !item.on_the_way) {
-                for above in ancestors(&item.entry.path) {
-                    let time = newest.entry(sort_key(above)).or_insert(i64::MIN);
-                    *time = (*time).max(item.entry.mtime);
+            let files = self.items.values().filter(|item| !item.on_the_way);
+            let mut files = files.map(|item| &item.entry).peekable();
+            while let Some(first) = files.next() {
+                // What lies in one directory stands together, and has the same directories above.
+                let parent = split_path(&first.path).0;
+                let mut time = first.mtime;
+                while let Some(next) = files.next_if(|entry| split_path(&entry.path).0 == parent) {
+                    time = time.max(next.mtime);
+                }
+                for above in ancestors(&first.path) {
+                    let known = newest.entry(sort_key(above)).or_insert(i64::MIN);
+                    *known = (*known).max(time);
                 }
             }
         }

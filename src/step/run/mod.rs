@@ -63,6 +63,9 @@ impl StepContext {
         let prepared = self.prepare_mounts(run, inputs, fresh)?;
         let key = run_key(run, parent, &prepared);
         // With --no-cache a step is nobody else's: it neither waits for the same one nor takes it.
+        if !fresh && let Some(result) = self.cached(&key, parent)? {
+            return Ok(of_one_run(result));
+        }
         let _lock = match fresh {
             true => None,
             false => Some(match self.store().try_lock(&key)? {
@@ -74,6 +77,7 @@ impl StepContext {
                 }
             }),
         };
+        // Somebody else may have run it while this one waited.
         if !fresh && let Some(result) = self.cached(&key, parent)? {
             return Ok(of_one_run(result));
         }
