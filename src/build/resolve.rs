@@ -309,7 +309,7 @@ pub(crate) fn stored_image(
     id: &ImageId,
     record: &ImageRecord,
 ) -> Result<Option<BaseImage>, ResolveError> {
-    let Some(bytes) = store.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)? else {
+    let Some(bytes) = store.image_config(id)? else {
         return Ok(None);
     };
     let config = ImageConfig::from_bytes(&bytes).map_err(|source| ResolveError::Image {

@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::run::{BuildEnvironment, materializer};
-use crate::digest::{BlobDigest, CacheKeyBuilder, ImageId};
+use crate::digest::{CacheKeyBuilder, ImageId};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::image::ImageError;
-use crate::image::config::{CONFIG_LIMIT, DEFAULT_PATH, ExecutionConfig, ImageConfig};
+use crate::image::config::{DEFAULT_PATH, ExecutionConfig, ImageConfig};
 use crate::sandbox::Launcher;
 use crate::snapshot::{Materializer, Snapshot, SnapshotError};
 use crate::solver::events::{EventSink, Reporter};
@@ -159,9 +159,7 @@ fn read_image(
     let store = materializer.store();
     let missing = || RunImageError::NoImage(*id);
     let record = store.image(id)?.ok_or_else(missing)?;
-    let config = store
-        .read_verified(&BlobDigest(id.0), CONFIG_LIMIT)?
-        .ok_or_else(missing)?;
+    let config = store.image_config(id)?.ok_or_else(missing)?;
     let config = ImageConfig::from_bytes(&config)
         .map_err(|source| RunImageError::Config { id: *id, source })?;
     Ok((record.layers, config))

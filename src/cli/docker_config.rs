@@ -4,13 +4,13 @@
 //! an error: it holds secrets, and a proxy's address may hold one too.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::environment::Environment;
+use crate::fs::text::read_if_there;
 
 const MAX_FILE: u64 = 4 << 20;
 
@@ -61,7 +61,11 @@ pub(super) fn proxies(
     let Some(path) = path(environment) else {
         return Ok(BTreeMap::new());
     };
-    let Some(text) = read(&path)? else {
+    let read = read_if_there(&path, MAX_FILE).map_err(|source| DockerConfigError::Unreadable {
+        path: path.clone(),
+        source,
+    });
+    let Some(text) = read? else {
         return Ok(BTreeMap::new());
     };
     // Read as a free value first: the messages of typed parsing repeat what they found.
@@ -86,30 +90,6 @@ fn proxies_of(json: &Value) -> BTreeMap<String, String> {
         .iter()
         .filter_map(|(key, name)| Some(((*name).to_owned(), text(key)?)))
         .collect()
-}
-
-fn read(path: &Path) -> Result<Option<String>, DockerConfigError> {
-    let unreadable = |source| DockerConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mut text = String::new();
-    file.take(MAX_FILE)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    Ok((!text.trim().is_empty()).then_some(text))
 }
 
 /// Adds proxies to build arguments. One that the user gave in either letter case stays.

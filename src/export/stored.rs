@@ -3,8 +3,8 @@
 use super::layers::{OutgoingLayer, outgoing};
 use super::packaging::Packaging;
 use super::{ExportError, ExportedImage, LayerBlob};
-use crate::digest::{BlobDigest, DiffId, ImageId};
-use crate::image::config::{CONFIG_LIMIT, ImageConfig};
+use crate::digest::{DiffId, ImageId};
+use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::snapshot::Materializer;
@@ -41,7 +41,7 @@ impl StoredImage {
         let Some(record) = store.image(id)? else {
             return Ok(None);
         };
-        let Some(config) = store.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)? else {
+        let Some(config) = store.image_config(id)? else {
             return Ok(None);
         };
         store.hold(&record.layers)?;

@@ -12,6 +12,7 @@ pub mod descent;
 pub mod lock;
 pub mod remove;
 pub mod root;
+pub mod text;
 pub mod usage;
 pub mod walk;
 

@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,8 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
+
+use crate::fs::text::read_if_there;
 
 /// The key of Docker Hub in credential files and helpers.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -475,31 +476,10 @@ fn decode_auth(auth: &str) -> Result<(String, String), &'static str> {
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Option<String>, CredentialsError> {
-    let unreadable = |reason: String| CredentialsError::Unreadable {
+    read_if_there(path, MAX_FILE).map_err(|error| CredentialsError::Unreadable {
         path: path.display().to_string(),
-        reason,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(unreadable(error.to_string())),
-    };
-    let mut content = String::new();
-    file.take(MAX_FILE + 1)
-        .read_to_string(&mut content)
-        .map_err(|error| unreadable(error.to_string()))?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(unreadable(format!("it is larger than {MAX_FILE} bytes")));
-    }
-    // An empty file is what `touch` and some CI systems leave.
-    Ok((!content.trim().is_empty()).then_some(content))
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

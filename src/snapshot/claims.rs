@@ -15,7 +15,7 @@ use std::io;
 use super::{Materializer, RemoteBlob, SnapshotError, origin};
 use crate::digest::{BlobDigest, DiffId, HashingStream};
 use crate::layer::compression;
-use crate::store::{CompressedBlob, LayerId};
+use crate::store::LayerId;
 
 impl Materializer {
     /// The layer's tar, compressed or not, fetched where it isn't here, and the blob's digest.
@@ -69,7 +69,7 @@ impl Materializer {
 
     /// Whether the store has a blob that is said to hold the layer, truly or not.
     pub(super) fn may_have_layer(&self, diff_id: DiffId) -> Result<bool, SnapshotError> {
-        if self.has_layer(diff_id)? {
+        if self.store().has_blob(&BlobDigest(diff_id.0))? {
             return Ok(true);
         }
         for blob in self.store().compressed_blobs(&diff_id)? {
@@ -82,15 +82,14 @@ impl Materializer {
 
     /// Reads the blobs that are said to hold a layer, those that are here first, until one does.
     fn settle_claims(&self, diff_id: DiffId) -> Result<(), SnapshotError> {
-        let mut claimed = self.store().compressed_blobs(&diff_id)?;
-        let mut is_here = Vec::with_capacity(claimed.len());
-        for blob in &claimed {
-            is_here.push((blob.digest, self.store().has_blob(&blob.digest)?));
+        let mut claimed = Vec::new();
+        for blob in self.store().compressed_blobs(&diff_id)? {
+            claimed.push((!self.store().has_blob(&blob.digest)?, blob));
         }
-        claimed.sort_by_key(|blob| !is_here.contains(&(blob.digest, true)));
+        claimed.sort_by_key(|(is_away, _)| *is_away);
         let mut unreachable = None;
-        for blob in claimed {
-            if !is_here.contains(&(blob.digest, true)) {
+        for (is_away, blob) in claimed {
+            if is_away {
                 match self.fetch_any(&origin::find(self.store(), &blob)?) {
                     Ok(()) => {}
                     Err(SnapshotError::Canceled) => return Err(SnapshotError::Canceled),
@@ -132,13 +131,8 @@ impl Materializer {
     /// # Errors
     /// When a blob can't be fetched.
     pub fn settle(&self, layer: LayerId, diff_id: DiffId) -> Result<(), SnapshotError> {
-        let is_verified = |blob: &CompressedBlob| blob.is_verified;
-        if self
-            .store()
-            .compressed_blobs(&diff_id)?
-            .iter()
-            .any(is_verified)
-        {
+        let known = self.store().compressed_blobs(&diff_id)?;
+        if known.iter().any(|blob| blob.is_verified) {
             return Ok(());
         }
         let _lock = self.lock(layer)?;

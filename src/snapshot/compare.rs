@@ -65,7 +65,12 @@ pub fn compare(
         times,
         found: Vec::new(),
     };
-    comparison.directory(b"")?;
+    // No recursion on names that an image chose.
+    let mut pending = vec![Vec::new()];
+    while let Some(path) = pending.pop() {
+        pending.append(&mut comparison.level(&path)?);
+    }
+    comparison.found.sort_by(|x, y| x.path().cmp(y.path()));
     Ok(comparison.found)
 }
 
@@ -77,19 +82,6 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    fn directory(&mut self, path: &[u8]) -> Result<(), TreeError> {
-        // Folders that are still to be compared, the next one last: no recursion on names that an
-        // image chose.
-        let mut pending = vec![path.to_vec()];
-        while let Some(path) = pending.pop() {
-            let mut both = self.level(&path)?;
-            both.reverse();
-            pending.append(&mut both);
-        }
-        self.found.sort_by(|x, y| x.path().cmp(y.path()));
-        Ok(())
-    }
-
     /// Compares what a directory of both holds; gives the directories that both have.
     fn level(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
         let mut left = self.a.children(path)?.into_iter().peekable();
@@ -117,8 +109,8 @@ impl Comparison<'_> {
     /// Two of the same name; gives the path where both are directories.
     fn pair(&mut self, x: Node, y: Node) -> Result<Option<Vec<u8>>, TreeError> {
         let aspects = self.aspects(&x, &y)?;
-        let is_directory = |node: &Node| matches!(node.entry.kind, EntryKind::Directory { .. });
-        let path = (is_directory(&x) && is_directory(&y)).then(|| x.entry.path.clone());
+        let both = x.entry.is_directory() && y.entry.is_directory();
+        let path = both.then(|| x.entry.path.clone());
         if path.is_none() {
             // What is inside a directory that the other has as something else.
             self.inside(self.a, &x, Difference::Removed)?;
@@ -151,7 +143,7 @@ impl Comparison<'_> {
     ) -> Result<(), TreeError> {
         let mut pending = vec![node.clone()];
         while let Some(node) = pending.pop() {
-            if matches!(node.entry.kind, EntryKind::Directory { .. }) {
+            if node.entry.is_directory() {
                 for child in tree.children(&node.entry.path)? {
                     self.found.push(difference(child.clone()));
                     pending.push(child);

@@ -3,6 +3,7 @@
 use super::error::StoreError;
 use super::{LayerId, Store, sql};
 use crate::digest::{BlobDigest, ImageId};
+use crate::image::config::CONFIG_LIMIT;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::time::Timestamp;
@@ -48,6 +49,15 @@ impl Store {
     /// When the database fails.
     pub fn image(&self, id: &ImageId) -> Result<Option<ImageRecord>, StoreError> {
         self.inner.database.read(|c| sql::image(c, id))
+    }
+
+    /// The bytes of an image's config, with their digest verified once more. `None` where they are
+    /// not here any more.
+    ///
+    /// # Errors
+    /// When the database or the disk fail.
+    pub fn image_config(&self, id: &ImageId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)
     }
 
     /// Removes an image and all its names; what it is made of stays for later builds. Gives

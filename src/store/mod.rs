@@ -160,8 +160,8 @@ impl Store {
         }
         let boot = boot_id();
         let database = Database::open(&root, root::is_shared(&directory))?;
-        temporary::remove_stale(&root.join("tmp"))?;
         let temporary = TemporaryFolder::create(&root.join("tmp"))?;
+        // What dead processes left goes with their sessions.
         let session = session::begin(&database, &root.join("tmp"), &temporary)?;
         let store = Self {
             inner: Arc::new(Inner {

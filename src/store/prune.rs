@@ -214,10 +214,7 @@ impl Store {
             return Ok(false);
         }
         let blobs = layer_blobs(transaction, layer)?;
-        let forms = transaction
-            .prepare_cached("SELECT form FROM trees WHERE layer = ?1")?
-            .query_map([layer.0], |row| row.get::<_, String>(0))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let forms = sql::tree_forms(transaction, layer)?;
         let index: Option<[u8; 32]> = transaction
             .prepare_cached("SELECT entries FROM layers WHERE id = ?1")?
             .query_row([layer.0], |row| row.get(0))?;

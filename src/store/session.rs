@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::database::Database;
 use super::error::{Action, StoreError};
@@ -72,14 +72,8 @@ pub(super) fn end_dead(database: &Database, folder: &Path) -> Result<(), StoreEr
 
 /// What sessions other than `own` may hold has this number or a greater one.
 pub(super) fn oldest_other(c: &Connection, own: Session) -> rusqlite::Result<Session> {
-    let oldest = c
-        .query_row(
-            "SELECT min(id) FROM sessions WHERE id <> ?1",
-            [own.0],
-            |row| row.get::<_, Option<i64>>(0),
-        )
-        .optional()?
-        .flatten();
+    let question = "SELECT min(id) FROM sessions WHERE id <> ?1";
+    let oldest: Option<i64> = c.query_row(question, [own.0], |row| row.get(0))?;
     Ok(Session(oldest.unwrap_or(i64::MAX)))
 }
 

@@ -1,5 +1,5 @@
-//! Every table and every statement. Functions from values to rows and back; what they mean is
-//! said by their callers.
+//! Every table, and the statements of everyday work; those of sessions, pruning and usage stand
+//! there. Functions from values to rows and back; what they mean is said by their callers.
 //!
 //! Digests and keys are blobs of 32 bytes, times RFC 3339 text. A table whose rows name files
 //! has an ever-growing `id`, so that "all rows up to here" can be marked as synced.
@@ -302,6 +302,13 @@ pub(super) fn settle_claim(
 pub(super) fn has_tree(c: &Connection, layer: LayerId, form: &str) -> Result<bool> {
     c.prepare_cached("SELECT 1 FROM trees WHERE layer = ?1 AND form = ?2")?
         .exists(params![layer.0, form])
+}
+
+/// The forms in which a layer has a tree.
+pub(super) fn tree_forms(c: &Connection, layer: LayerId) -> Result<Vec<String>> {
+    c.prepare_cached("SELECT form FROM trees WHERE layer = ?1")?
+        .query_map([layer.0], |row| row.get(0))?
+        .collect()
 }
 
 pub(super) fn put_tree(c: &Connection, layer: LayerId, form: &str, boot: &str) -> Result<()> {

@@ -31,7 +31,7 @@ pub struct Usage {
 pub struct LayerUsage {
     /// The layer.
     pub id: LayerId,
-    /// Its trees and index, and those of its blobs that no older layer has too.
+    /// Its trees, and those of its blobs that no layer before it has too.
     pub bytes: u64,
     /// The images that have it.
     pub images: Vec<ImageId>,
@@ -64,9 +64,9 @@ impl Store {
         };
         let rows = self.inner.database.read(layer_rows)?;
         let mut counted = std::collections::BTreeSet::new();
-        for (mut layer, is_remote) in rows {
-            let trees = self.inner.database.read(|c| trees(c, layer.id))?;
-            for form in trees {
+        for mut layer in rows {
+            let forms = self.inner.database.read(|c| sql::tree_forms(c, layer.id))?;
+            for form in forms {
                 layer.bytes += self.disk_usage(&self.tree_path(layer.id, &form))?;
             }
             for digest in self.inner.database.read(|c| layer_blobs(c, layer.id))? {
@@ -74,7 +74,6 @@ impl Store {
                     layer.bytes += self.disk_usage(&self.blob_path(&digest))?;
                 }
             }
-            layer.is_base = is_remote;
             layer.images = self.inner.database.read(|c| images_with(c, layer.id))?;
             usage.layers.push(layer);
         }
@@ -106,26 +105,19 @@ impl Store {
     }
 }
 
-fn layer_rows(c: &Connection) -> rusqlite::Result<Vec<(LayerUsage, bool)>> {
+fn layer_rows(c: &Connection) -> rusqlite::Result<Vec<LayerUsage>> {
     let mut statement =
         c.prepare("SELECT id, used, chain_id IS NOT NULL FROM layers ORDER BY used, id")?;
     let rows = statement.query_map([], |row| {
-        let layer = LayerUsage {
+        Ok(LayerUsage {
             id: LayerId(row.get(0)?),
             bytes: 0,
             images: Vec::new(),
-            is_base: false,
+            is_base: row.get(2)?,
             used: Timestamp::from_seconds(row.get(1)?),
-        };
-        Ok((layer, row.get(2)?))
+        })
     })?;
     rows.collect()
-}
-
-fn trees(c: &Connection, layer: LayerId) -> rusqlite::Result<Vec<String>> {
-    c.prepare_cached("SELECT form FROM trees WHERE layer = ?1")?
-        .query_map([layer.0], |row| row.get(0))?
-        .collect()
 }
 
 fn images_with(c: &Connection, layer: LayerId) -> rusqlite::Result<Vec<ImageId>> {

@@ -7,8 +7,8 @@ use super::{Context, find_image, layers};
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::template::Format;
-use crate::digest::{BlobDigest, ImageId};
-use crate::image::config::{CONFIG_LIMIT, ImageConfig};
+use crate::digest::ImageId;
+use crate::image::config::ImageConfig;
 use crate::store::{ImageRecord, Store};
 
 /// Options of `rbuild inspect`.
@@ -87,7 +87,7 @@ pub(super) fn read_image(
             .hint("build or pull it again")
     };
     let record = store.image(id)?.ok_or_else(lost)?;
-    let bytes = store.read_verified(&BlobDigest(id.0), CONFIG_LIMIT)?;
+    let bytes = store.image_config(id)?;
     let bytes = bytes.ok_or_else(lost)?;
     let config =
         ImageConfig::from_bytes(&bytes).map_err(|error| Failure::user(error.to_string()))?;

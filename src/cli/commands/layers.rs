@@ -1,5 +1,6 @@
 //! `rbuild inspect --layers`: what each layer added, hid and wasted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use crate::cli::output;
 use crate::cli::ui::format;
 use crate::digest::ImageId;
 use crate::layer::entry::{Entry, EntryKind};
-use crate::layer::index::Index;
 use crate::layer::view::View;
 use crate::store::Store;
 
@@ -111,15 +111,18 @@ fn deeds(whole: &View) -> Vec<Deeds> {
     let mut all = Vec::with_capacity(whole.layers().len());
     for (position, index) in whole.layers().iter().enumerate() {
         let mut deeds = Deeds::default();
+        let is_seen = |path: &[u8]| whole.get(path).is_some_and(|found| found.layer == position);
+        // Files of which another name is seen, even where their own is hidden.
+        let seen_links: BTreeSet<&[u8]> = index
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::HardLink && is_seen(&entry.path))
+            .map(|entry| entry.link.as_slice())
+            .collect();
         for entry in &index.entries {
             deeds.count(entry, &below);
-            let is_seen = whole
-                .get(&entry.path)
-                .is_some_and(|found| found.layer == position);
-            if entry.kind == EntryKind::File
-                && !is_seen
-                && !is_linked_and_seen(entry, index, whole, position)
-            {
+            let is_wasted = !is_seen(&entry.path) && !seen_links.contains(entry.path.as_slice());
+            if entry.is_file() && is_wasted {
                 deeds.wasted += entry.size;
             }
         }
@@ -127,19 +130,6 @@ fn deeds(whole: &View) -> Vec<Deeds> {
         all.push(deeds);
     }
     all
-}
-
-/// Whether another name of a file is seen although this one is hidden.
-fn is_linked_and_seen(entry: &Entry, index: &Index, whole: &View, position: usize) -> bool {
-    let mut names = index
-        .entries
-        .iter()
-        .filter(|other| other.kind == EntryKind::HardLink && other.link == entry.path);
-    names.any(|name| {
-        whole
-            .get(&name.path)
-            .is_some_and(|found| found.layer == position)
-    })
 }
 
 impl Deeds {
@@ -153,16 +143,14 @@ impl Deeds {
                 }
             }
             EntryKind::Directory { opaque } => {
-                let was_directory = before
-                    .as_ref()
-                    .is_some_and(|found| matches!(found.entry.kind, EntryKind::Directory { .. }));
+                let was_directory = before.is_some_and(|found| found.entry.is_directory());
                 if opaque && was_directory {
                     self.removed += below.children(&entry.path).len();
                     self.hidden += bytes_in(below, &entry.path);
                 }
             }
             _ => {
-                if entry.kind == EntryKind::File {
+                if entry.is_file() {
                     self.bytes += entry.size;
                 }
                 match before {
@@ -181,7 +169,7 @@ impl Deeds {
 fn bytes_in(view: &View, path: &[u8]) -> u64 {
     let files = view.walk(path).into_iter();
     files
-        .filter(|(_, found)| found.entry.kind == EntryKind::File)
+        .filter(|(_, found)| found.entry.is_file())
         .map(|(_, found)| found.entry.size)
         .sum()
 }
@@ -189,6 +177,7 @@ fn bytes_in(view: &View, path: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::index::Index;
 
     fn file(path: &str, size: u64) -> Entry {
         Entry {
