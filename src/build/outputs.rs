@@ -7,7 +7,7 @@ use super::assemble::{Assembled, measure};
 use super::run::BuildEnvironment;
 use super::transfer;
 use super::{BuildError, BuildRequest, Output, OutputTarget};
-use crate::digest::{CacheKeyBuilder, Digest};
+use crate::digest::Digest;
 use crate::export::engine::{Engine, EngineError};
 use crate::export::registry;
 use crate::export::{ArchiveFormat, Destination, Packaging, StoredImage, files};
@@ -257,13 +257,7 @@ impl Delivery<'_> {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let key = CacheKeyBuilder::new("image")
-            .field(self.image.id.0.as_bytes())
-            .finish();
-        Snapshot {
-            layers: self.image.layers.clone(),
-            key,
-        }
+        Snapshot::unrecorded(self.image.layers.clone())
     }
 
     fn stored(

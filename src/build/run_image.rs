@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::run::{BuildEnvironment, materializer};
-use crate::digest::{CacheKeyBuilder, ImageId};
+use crate::digest::ImageId;
 use crate::graph::{NetworkMode, RunSettings};
 use crate::image::ImageError;
 use crate::image::config::{DEFAULT_PATH, ExecutionConfig, ImageConfig};
@@ -171,10 +171,7 @@ fn unpack(
     layers: &[LayerId],
     reporter: &Arc<Reporter>,
 ) -> Result<(), RunImageError> {
-    let snapshot = Snapshot {
-        layers: layers.to_vec(),
-        key: CacheKeyBuilder::new("container").finish(),
-    };
+    let snapshot = Snapshot::unrecorded(layers.to_vec());
     materializer.store().hold(layers)?;
     let mut missing = false;
     for layer in layers {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::BuildError;
 use super::resolve::Resolver;
 use super::run::{BuildEnvironment, materializer};
-use crate::digest::{BlobDigest, CacheKeyBuilder, ImageId};
+use crate::digest::{BlobDigest, ImageId};
 use crate::export::StoredImage;
 use crate::export::registry::{self, Pushed};
 use crate::graph::BaseImage;
@@ -110,11 +110,7 @@ pub fn image_tree(
 ) -> Result<SnapshotTree, BuildError> {
     let reporter = Arc::new(Reporter::new(Arc::new(NoEvents)));
     let materializer = materializer(environment, &reporter);
-    let snapshot = Snapshot {
-        layers: layers.to_vec(),
-        // Nothing is recorded under it.
-        key: CacheKeyBuilder::new("the files of an image").finish(),
-    };
+    let snapshot = Snapshot::unrecorded(layers.to_vec());
     Ok(SnapshotTree::new(materializer, &snapshot)?)
 }
 

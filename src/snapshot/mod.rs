@@ -18,7 +18,7 @@ pub use content::Content;
 pub use materialize::{FetchBlobs, Materializer, RemoteBlob, Unpacking};
 pub use source::{FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
-use crate::digest::{CacheKey, DiffId};
+use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
 use crate::store::LayerId;
 
 /// A stack of layers, lowest first, and the key that names how it came to be.
@@ -28,6 +28,14 @@ pub struct Snapshot {
     pub layers: Vec<LayerId>,
     /// Key of everything that went into it; equal keys mean equal content.
     pub key: CacheKey,
+}
+
+impl Snapshot {
+    /// A stack that is only read or run: no step's result is ever recorded under its key.
+    pub fn unrecorded(layers: Vec<LayerId>) -> Self {
+        let key = CacheKeyBuilder::new("unrecorded").finish();
+        Self { layers, key }
+    }
 }
 
 /// Why a snapshot can't be read or made.

@@ -14,7 +14,6 @@ use super::owner::Accounts;
 pub use super::run::HOSTNAME;
 use super::run::mounts::{hosts, resolv_conf, writable_in};
 use super::run::{self, Assembly, RunError, STANDARD};
-use crate::digest::CacheKeyBuilder;
 use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::view::{View, ViewError};
 use crate::sandbox::{
@@ -157,15 +156,11 @@ pub fn start(
     terminal: Option<WantedTerminal>,
 ) -> Result<RunningContainer, StepError> {
     let store = materializer.store();
-    let snapshot = Snapshot {
-        layers: container.layers.clone(),
-        // Its name for a cache that is never asked.
-        key: CacheKeyBuilder::new("container").finish(),
-    };
+    let snapshot = Snapshot::unrecorded(container.layers.clone());
     let view = materializer.view(&snapshot)?;
     let user = Accounts::new(view.passwd(), view.group()).exec_user(&container.user)?;
     let mut assembly = assemble(container, &view)?;
-    assembly.env = environment(&container.env, &user.home);
+    assembly.env = run::environment(&container.env, &[], &user.home);
     let lower = run::lower_trees(materializer, &snapshot, &view, &mut assembly)?;
     add_mounts(container, materializer, &lower, &mut assembly)?;
     let cgroup = assembly.enter_cgroup(&container.settings)?;
@@ -225,17 +220,6 @@ pub fn start(
 
 fn hostname(container: &Container) -> &str {
     container.hostname.as_deref().unwrap_or(HOSTNAME)
-}
-
-fn environment(env: &[(String, String)], home: &str) -> Vec<String> {
-    let mut all: Vec<String> = env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    if !env.iter().any(|(name, _)| name == "HOME") {
-        all.push(format!("HOME={home}"));
-    }
-    all
 }
 
 /// The mount points, and the files that tell of the machine. Unlike a step, a container may change

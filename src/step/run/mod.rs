@@ -365,22 +365,23 @@ fn settings_key(key: &mut CacheKeyBuilder, settings: &RunSettings) {
     }
 }
 
-fn environment(run: &Run, user: &ExecUser) -> Vec<String> {
-    let mut env: Vec<String> = run
-        .env
-        .iter()
+/// The environment of a process: `env`, what of `proxy` it doesn't name, and where it has none, the
+/// user's `HOME`.
+pub(super) fn environment(
+    env: &[(String, String)],
+    proxy: &[(String, String)],
+    home: &str,
+) -> Vec<String> {
+    let has = |name: &str| env.iter().any(|(n, _)| n == name);
+    let proxy = proxy.iter().filter(|(name, _)| !has(name));
+    let variables = env.iter().chain(proxy);
+    let mut all: Vec<String> = variables
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    let has = |name: &str| run.env.iter().any(|(n, _)| n == name);
-    for (name, value) in &run.proxy {
-        if !has(name) {
-            env.push(format!("{name}={value}"));
-        }
-    }
     if !has("HOME") {
-        env.push(format!("HOME={}", user.home));
+        all.push(format!("HOME={home}"));
     }
-    env
+    all
 }
 
 /// The root directory of an overlay mount has the attributes of its upper directory.

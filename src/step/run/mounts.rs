@@ -116,7 +116,7 @@ impl StepContext {
         prepared: &[Prepared],
     ) -> Result<Assembly, StepError> {
         let mut assembly = Assembly {
-            env: environment(run, user),
+            env: environment(&run.env, &run.proxy, &user.home),
             ..Assembly::default()
         };
         for (target, kind) in STANDARD {
