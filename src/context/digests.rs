@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
@@ -69,26 +69,34 @@ struct Kept {
     is_plain: bool,
 }
 
-/// The record of one directory: what is kept of its files, by name.
-type Record = BTreeMap<Vec<u8>, Kept>;
-
 /// Extended attributes by name.
 pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// What is known of one directory's files.
 #[derive(Default)]
 struct Directory {
     /// Device and inode, the record's name in the store.
     id: (u64, u64),
-    kept: Record,
-    /// Files as they are now, and whether they have no extended attributes.
-    seen: BTreeMap<Vec<u8>, (FileIdentity, bool)>,
-    changed: bool,
+    /// The record as it was read: what is kept of the files, by name, sorted.
+    record: Vec<u8>,
+    /// What was computed since, by name.
+    learned: BTreeMap<Vec<u8>, Kept>,
+    /// Files without a digest as they are now, and whether they have no extended attributes.
+    unknown: BTreeMap<Vec<u8>, (FileIdentity, bool)>,
+}
+
+impl Directory {
+    /// What was kept when the record was read.
+    fn recorded(record: &[u8]) -> Vec<(&[u8], Kept)> {
+        postcard::from_bytes(record).unwrap_or_default()
+    }
 }
 
 /// The digests of one context.
 pub(super) struct ContextDigests {
     store: Store,
-    directories: Mutex<HashMap<Vec<u8>, Directory>>,
+    /// By path. Each has a lock of its own, so that directories can be listed beside each other.
+    directories: Mutex<HashMap<Vec<u8>, Arc<Mutex<Directory>>>>,
     now: i64,
 }
 
@@ -103,91 +111,85 @@ impl ContextDigests {
         })
     }
 
-    fn directories(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Directory>> {
-        self.directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes note of a file's identity as it is now; `directory` is the folder it is in. Gives its
-    /// extended attributes, which are looked up only where it isn't known to have none.
-    pub(super) fn seen(
+    /// Calls `look` with what is known of the files in `directory`, whose path is `path`.
+    pub(super) fn with<T>(
         &self,
         directory: &OwnedFd,
         path: &[u8],
-        identity: &FileIdentity,
-        xattrs: impl FnOnce() -> Xattrs,
-    ) -> io::Result<Xattrs> {
-        let (parent, name) = split_path(path);
-        let mut directories = self.directories();
-        if !directories.contains_key(parent) {
-            let stat = rustix::fs::fstat(directory)?;
-            let id = (stat.st_dev, stat.st_ino);
-            let kept = self.store.directory_digests(id.0, id.1).ok().flatten();
-            let kept = kept.and_then(|bytes| postcard::from_bytes(&bytes).ok());
-            directories.insert(
-                parent.to_vec(),
-                Directory {
-                    id,
-                    kept: kept.unwrap_or_default(),
-                    ..Directory::default()
-                },
-            );
-        }
-        let Some(directory) = directories.get_mut(parent) else {
-            return Ok(xattrs());
+        look: impl FnOnce(&mut Known<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let known = locked(&self.directories).get(path).cloned();
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let read = Arc::new(Mutex::new(self.read(directory)?));
+                let mut directories = locked(&self.directories);
+                Arc::clone(directories.entry(path.to_vec()).or_insert(read))
+            }
         };
-        let kept = directory.kept.get(name);
-        let is_plain = kept.is_some_and(|kept| kept.is_plain && kept.identity == *identity);
-        let xattrs = if is_plain { Xattrs::new() } else { xattrs() };
-        let seen = (identity.clone(), xattrs.is_empty());
-        directory.seen.insert(name.to_vec(), seen);
-        Ok(xattrs)
+        let mut known = locked(&known);
+        let Directory {
+            record,
+            learned,
+            unknown,
+            ..
+        } = &mut *known;
+        look(&mut Known {
+            recorded: Directory::recorded(record),
+            learned,
+            unknown,
+        })
     }
 
-    /// The digest of a file that was seen, if it is what it was when the digest was computed.
-    pub(super) fn known(&self, path: &[u8]) -> Option<[u8; 32]> {
-        let (parent, name) = split_path(path);
-        let directories = self.directories();
-        let directory = directories.get(parent)?;
-        let kept = directory.kept.get(name)?;
-        (directory.seen.get(name)?.0 == kept.identity).then_some(kept.digest)
+    fn read(&self, directory: &OwnedFd) -> io::Result<Directory> {
+        let stat = rustix::fs::fstat(directory)?;
+        let id = (stat.st_dev, stat.st_ino);
+        let record = self.store.directory_digests(id.0, id.1).ok().flatten();
+        Ok(Directory {
+            id,
+            record: record.unwrap_or_default(),
+            ..Directory::default()
+        })
     }
 
     /// Keeps a digest that was computed after the file was seen.
     pub(super) fn learn(&self, path: &[u8], digest: [u8; 32]) {
         let (parent, name) = split_path(path);
-        let mut directories = self.directories();
-        let Some(directory) = directories.get_mut(parent) else {
+        let Some(directory) = locked(&self.directories).get(parent).cloned() else {
             return;
         };
-        let Some((identity, is_plain)) = directory.seen.get(name) else {
+        let mut directory = locked(&directory);
+        let Some((identity, is_plain)) = directory.unknown.get(name).cloned() else {
             return;
         };
         if identity.changed.0.max(identity.modified.0) > self.now - RACY {
             return;
         }
         let kept = Kept {
-            identity: identity.clone(),
+            identity,
             digest,
-            is_plain: *is_plain,
+            is_plain,
         };
-        directory.kept.insert(name.to_vec(), kept);
-        directory.changed = true;
+        directory.learned.insert(name.to_vec(), kept);
     }
 
     /// Writes changed records to the store. A store that can't take them is no reason to fail.
     pub(super) fn save(&self) {
         let mut records = Vec::new();
-        for directory in self
-            .directories()
-            .values_mut()
-            .filter(|directory| directory.changed)
-        {
-            directory.changed = false;
-            if let Ok(bytes) = postcard::to_stdvec(&directory.kept) {
-                records.push((directory.id.0, directory.id.1, bytes));
+        for directory in locked(&self.directories).values() {
+            let mut directory = locked(directory);
+            if directory.learned.is_empty() {
+                continue;
             }
+            let learned = std::mem::take(&mut directory.learned);
+            let mut kept: BTreeMap<&[u8], Kept> =
+                Directory::recorded(&directory.record).into_iter().collect();
+            kept.extend(learned.iter().map(|(name, kept)| (&name[..], kept.clone())));
+            let Ok(record) = postcard::to_stdvec(&kept) else {
+                continue;
+            };
+            records.push((directory.id.0, directory.id.1, record.clone()));
+            directory.record = record;
         }
         if records.is_empty() {
             return;
@@ -196,4 +198,45 @@ impl ContextDigests {
             tracing::debug!(%error, "file digests not kept");
         }
     }
+}
+
+/// What is known of the files of one directory, while they are looked at.
+pub(super) struct Known<'a> {
+    recorded: Vec<(&'a [u8], Kept)>,
+    learned: &'a BTreeMap<Vec<u8>, Kept>,
+    unknown: &'a mut BTreeMap<Vec<u8>, (FileIdentity, bool)>,
+}
+
+impl Known<'_> {
+    /// Takes note of a file as it is now. Gives its digest, if it is what it was when that was
+    /// computed, and its extended attributes, which are looked up only where it isn't known to
+    /// have none.
+    pub(super) fn see(
+        &mut self,
+        name: &[u8],
+        identity: &FileIdentity,
+        xattrs: impl FnOnce() -> Xattrs,
+    ) -> (Option<[u8; 32]>, Xattrs) {
+        let recorded = || {
+            let place = self
+                .recorded
+                .binary_search_by(|(other, _)| (*other).cmp(name));
+            place.ok().map(|place| &self.recorded[place].1)
+        };
+        let kept = self.learned.get(name).or_else(recorded);
+        let kept = kept.filter(|kept| kept.identity == *identity);
+        let xattrs = match kept {
+            Some(kept) if kept.is_plain => Xattrs::new(),
+            _ => xattrs(),
+        };
+        if kept.is_none() {
+            let seen = (identity.clone(), xattrs.is_empty());
+            self.unknown.insert(name.to_vec(), seen);
+        }
+        (kept.map(|kept| kept.digest), xattrs)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

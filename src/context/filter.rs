@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use crate::ignore::Matcher;
-use crate::snapshot::{FileTree, Node, TreeError};
+use crate::snapshot::{FileRef, FileTree, Node, TreeError};
 
 /// A tree as the build context.
 pub struct ContextTree {
@@ -58,23 +58,18 @@ impl FileTree for ContextTree {
     }
 
     fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
-        let mut nodes = Vec::new();
-        for node in self.tree.children(path)? {
-            nodes.extend(self.seen(node)?);
-        }
-        Ok(nodes)
+        let children = self.tree.children(path)?.into_iter();
+        children
+            .filter_map(|node| self.seen(node).transpose())
+            .collect()
     }
 
-    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
-        self.tree.open(node)
+    fn open(&self, file: &FileRef) -> Result<Box<dyn Read + Send>, TreeError> {
+        self.tree.open(file)
     }
 
-    fn known_digest(&self, node: &Node) -> Option<[u8; 32]> {
-        self.tree.known_digest(node)
-    }
-
-    fn learn_digest(&self, node: &Node, digest: [u8; 32]) {
-        self.tree.learn_digest(node, digest);
+    fn learn_digest(&self, file: &FileRef, digest: [u8; 32]) {
+        self.tree.learn_digest(file, digest);
     }
 
     fn save_digests(&self) {

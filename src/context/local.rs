@@ -13,10 +13,10 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
 use super::ContextError;
-use super::digests::{ContextDigests, FileIdentity, Xattrs};
+use super::digests::{ContextDigests, FileIdentity, Known, Xattrs};
 use crate::fs::Root;
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
-use crate::snapshot::{FileTree, Node, TreeError};
+use crate::snapshot::{FileRef, FileTree, Node, TreeError};
 use crate::store::Store;
 
 /// Longest value of an extended attribute that is read; the kernel's own limit.
@@ -78,7 +78,13 @@ impl LocalTree {
         self.root.open_at(path, flags).map_err(|error| error.source)
     }
 
-    fn node(&self, directory: &OwnedFd, path: Vec<u8>, stat: &Stat) -> io::Result<Option<Node>> {
+    /// The node of `stat`, which is in `directory`.
+    fn node(
+        directory: &OwnedFd,
+        path: Vec<u8>,
+        stat: &Stat,
+        known: Option<&mut Known<'_>>,
+    ) -> io::Result<Option<Node>> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => EntryKind::File,
             FileType::Directory => EntryKind::Directory { opaque: false },
@@ -88,7 +94,6 @@ impl LocalTree {
             FileType::BlockDevice => EntryKind::BlockDevice,
             _ => return Ok(None),
         };
-        let name = split_path(&path).1.to_vec();
         let mut entry = Entry::new(path, kind);
         entry.mode = if kind == EntryKind::Symlink {
             0o777
@@ -99,8 +104,8 @@ impl LocalTree {
         match kind {
             EntryKind::File => entry.size = stat.st_size.try_into().unwrap_or(0),
             EntryKind::Symlink => {
-                let target =
-                    rustix::fs::readlinkat(directory, OsStr::from_bytes(&name), Vec::new())?;
+                let name = OsStr::from_bytes(split_path(&entry.path).1);
+                let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
                 entry.link = target.into_bytes();
             }
             EntryKind::CharDevice | EntryKind::BlockDevice => {
@@ -113,19 +118,34 @@ impl LocalTree {
         }
         let identity = FileIdentity::of(stat);
         let several_names = kind == EntryKind::File && stat.st_nlink > 1;
-        let attributes = || xattrs(directory, &name);
-        match (&self.digests, &kind) {
-            (_, EntryKind::Symlink) => {}
-            (Some(digests), EntryKind::File) => {
-                entry.xattrs = digests.seen(directory, &entry.path, &identity, attributes)?;
+        let attributes = || xattrs(directory, split_path(&entry.path).1);
+        let (digest, xattrs) = match (known, &kind) {
+            (_, EntryKind::Symlink) => (None, Xattrs::new()),
+            (Some(known), EntryKind::File) => {
+                known.see(split_path(&entry.path).1, &identity, attributes)
             }
-            _ => entry.xattrs = attributes(),
-        }
+            _ => (None, attributes()),
+        };
+        entry.xattrs = xattrs;
         Ok(Some(Node {
             entry,
             identity: several_names.then(|| identity.file()),
             layer: 0,
+            digest,
         }))
+    }
+
+    /// Calls `look` with what is known of the files in `directory`, if anything is kept.
+    fn with_known<T>(
+        &self,
+        directory: &OwnedFd,
+        path: &[u8],
+        look: impl FnOnce(Option<&mut Known<'_>>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match &self.digests {
+            Some(digests) => digests.with(directory, path, |known| look(Some(known))),
+            None => look(None),
+        }
     }
 
     /// The node at a path of which no component but the last may be a link.
@@ -133,7 +153,7 @@ impl LocalTree {
         if path.is_empty() {
             let directory = self.directory(b"")?;
             let stat = rustix::fs::fstat(&directory)?;
-            return self.node(&directory, Vec::new(), &stat);
+            return Self::node(&directory, Vec::new(), &stat, None);
         }
         let (parent, name) = split_path(path);
         let directory = match self.directory(parent) {
@@ -145,7 +165,9 @@ impl LocalTree {
             OsStr::from_bytes(name),
             AtFlags::SYMLINK_NOFOLLOW,
         ) {
-            Ok(stat) => self.node(&directory, path.to_vec(), &stat),
+            Ok(stat) => self.with_known(&directory, parent, |known| {
+                Self::node(&directory, path.to_vec(), &stat, known)
+            }),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -191,40 +213,40 @@ impl FileTree for LocalTree {
         let failed = TreeError::file(path);
         let listed = || -> io::Result<Vec<Node>> {
             let directory = self.directory(path)?;
-            let mut nodes = Vec::new();
-            for (name, stat) in list(&directory)? {
-                nodes.extend(self.node(&directory, join_path(path, &name), &stat)?);
-            }
-            Ok(nodes)
+            let listed = list(&directory)?;
+            self.with_known(&directory, path, |mut known| {
+                let mut nodes = Vec::with_capacity(listed.len());
+                for (name, stat) in listed {
+                    let path = join_path(path, &name);
+                    nodes.extend(Self::node(&directory, path, &stat, known.as_deref_mut())?);
+                }
+                Ok(nodes)
+            })
         };
         listed().map_err(failed)
     }
 
-    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
+    fn open(&self, file: &FileRef) -> Result<Box<dyn Read + Send>, TreeError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = self
+        let opened = self
             .root
-            .open_at(&node.entry.path, flags)
+            .open_at(&file.path, flags)
             .map_err(|error| error.source)
-            .map_err(TreeError::file(&node.entry.path))?;
+            .map_err(TreeError::file(&file.path))?;
         // What was a file when it was looked at may have become a FIFO or a device since.
-        let stat = rustix::fs::fstat(&file)
+        let stat = rustix::fs::fstat(&opened)
             .map_err(io::Error::from)
-            .map_err(TreeError::file(&node.entry.path))?;
+            .map_err(TreeError::file(&file.path))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             let changed = io::Error::other("it is no longer a regular file");
-            return Err(TreeError::file(&node.entry.path)(changed));
+            return Err(TreeError::file(&file.path)(changed));
         }
-        Ok(Box::new(File::from(file)))
+        Ok(Box::new(File::from(opened)))
     }
 
-    fn known_digest(&self, node: &Node) -> Option<[u8; 32]> {
-        self.digests.as_ref()?.known(&node.entry.path)
-    }
-
-    fn learn_digest(&self, node: &Node, digest: [u8; 32]) {
+    fn learn_digest(&self, file: &FileRef, digest: [u8; 32]) {
         if let Some(digests) = &self.digests {
-            digests.learn(&node.entry.path, digest);
+            digests.learn(&file.path, digest);
         }
     }
 

@@ -11,7 +11,7 @@ use super::ContextError;
 use crate::layer::index::Index;
 use crate::layer::view::View;
 use crate::layer::{compression, tar_reader};
-use crate::snapshot::{Content, FileTree, Node, TreeError, ViewTree};
+use crate::snapshot::{Content, FileRef, FileTree, Node, TreeError, ViewTree};
 use crate::store::Store;
 
 /// The files of a tar stream.
@@ -60,7 +60,10 @@ impl StreamTree {
             return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
         }
         let mut content = Vec::new();
-        let mut reader = self.open(&node).map_err(io::Error::other).map_err(failed)?;
+        let mut reader = self
+            .open(&node.file())
+            .map_err(io::Error::other)
+            .map_err(failed)?;
         reader.read_to_end(&mut content).map_err(failed)?;
         Ok(Some(content))
     }
@@ -80,10 +83,8 @@ impl FileTree for StreamTree {
         Ok(self.tree.children(path))
     }
 
-    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
-        let entry = self.tree.inode(node);
-        self.content
-            .open(entry)
-            .map_err(TreeError::file(&node.entry.path))
+    fn open(&self, file: &FileRef) -> Result<Box<dyn Read + Send>, TreeError> {
+        let opened = self.tree.inode(file).and_then(|it| self.content.open(it));
+        opened.map_err(TreeError::file(&file.path))
     }
 }

@@ -91,7 +91,7 @@ pub fn write_tar<W: Write>(
             entry.kind = EntryKind::HardLink;
             entry.link = first.to_vec();
         } else if entry.is_file() {
-            content = Some(tree.open(node)?);
+            content = Some(tree.open(&node.file())?);
         }
         let content = content.as_mut().map(|content| content as &mut dyn Read);
         writer.append(entry, content).map_err(written)

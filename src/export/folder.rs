@@ -120,7 +120,7 @@ impl Folder<'_> {
                     return Ok(());
                 }
                 let mut content = tree
-                    .open(node)
+                    .open(&node.file())
                     .map_err(|error| Failed::There(error.into()))?;
                 self.file(entry, &mut *content)
             }

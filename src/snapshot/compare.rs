@@ -36,15 +36,16 @@ pub enum Difference {
     Added(Node),
     /// Only the first has it.
     Removed(Node),
-    /// Both have it, differing in these.
-    Changed(Node, Node, Vec<Aspect>),
+    /// Both have it, the first's and the second's, differing in these.
+    Changed(Box<(Node, Node)>, Vec<Aspect>),
 }
 
 impl Difference {
     /// The path, without a leading slash.
     pub fn path(&self) -> &[u8] {
         match self {
-            Self::Added(node) | Self::Removed(node) | Self::Changed(_, node, _) => &node.entry.path,
+            Self::Added(node) | Self::Removed(node) => &node.entry.path,
+            Self::Changed(nodes, _) => &nodes.1.entry.path,
         }
     }
 }
@@ -117,7 +118,7 @@ impl Comparison<'_> {
             self.inside(self.b, &y, Difference::Added)?;
         }
         if !aspects.is_empty() {
-            self.found.push(Difference::Changed(x, y, aspects));
+            self.found.push(Difference::Changed(Box::new((x, y)), aspects));
         }
         Ok(path)
     }
@@ -187,8 +188,8 @@ impl Comparison<'_> {
         if x.entry.size == 0 || self.a.layer(x) == self.b.layer(y) {
             return Ok(true);
         }
-        let mut left = self.a.open(x)?;
-        let mut right = self.b.open(y)?;
+        let mut left = self.a.open(&x.file())?;
+        let mut right = self.b.open(&y.file())?;
         equal(&mut left, &mut right).map_err(TreeError::file(&x.entry.path))
     }
 }

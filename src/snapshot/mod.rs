@@ -16,7 +16,7 @@ mod source;
 
 pub use content::Content;
 pub use materialize::{FetchBlobs, Materializer, RemoteBlob, Unpacking};
-pub use source::{FileTree, Node, SnapshotTree, TreeError, ViewTree};
+pub use source::{FileRef, FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
 use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
 use crate::store::LayerId;

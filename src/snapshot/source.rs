@@ -19,6 +19,30 @@ pub struct Node {
     pub identity: Option<Vec<u8>>,
     /// Which layer of a snapshot it comes from; zero elsewhere.
     pub layer: usize,
+    /// The BLAKE3 digest of its content, where that is known without reading it.
+    pub digest: Option<[u8; 32]>,
+}
+
+impl Node {
+    /// What it takes to read it.
+    pub fn file(&self) -> FileRef {
+        FileRef {
+            path: self.entry.path.clone(),
+            layer: self.layer,
+            digest: self.digest,
+        }
+    }
+}
+
+/// What it takes to read a regular file of a tree that was looked at before.
+#[derive(Clone, Debug)]
+pub struct FileRef {
+    /// Its path in the tree.
+    pub path: Vec<u8>,
+    /// See [`Node::layer`].
+    pub layer: usize,
+    /// See [`Node::digest`].
+    pub digest: Option<[u8; 32]>,
 }
 
 /// Why a tree can't be read.
@@ -69,15 +93,10 @@ pub trait FileTree: Send + Sync {
     ///
     /// # Errors
     /// When it can't be opened.
-    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError>;
+    fn open(&self, file: &FileRef) -> Result<Box<dyn Read + Send>, TreeError>;
 
-    /// The BLAKE3 digest of a file's content, where it is known without reading it.
-    fn known_digest(&self, _: &Node) -> Option<[u8; 32]> {
-        None
-    }
-
-    /// Takes note of a digest that was computed, for later builds.
-    fn learn_digest(&self, _: &Node, _: [u8; 32]) {}
+    /// Takes note of the BLAKE3 digest of a file's content, for later builds.
+    fn learn_digest(&self, _: &FileRef, _: [u8; 32]) {}
 
     /// Keeps what [`FileTree::learn_digest`] was told. Failing to only costs a later build time.
     fn save_digests(&self) {}
@@ -119,6 +138,7 @@ impl ViewTree {
             entry,
             identity,
             layer: found.layer,
+            digest: None,
         }
     }
 
@@ -136,6 +156,7 @@ impl ViewTree {
                 entry: Entry::directory(Vec::new()),
                 identity: None,
                 layer: 0,
+                digest: None,
             }));
         }
         Ok(resolved
@@ -151,13 +172,17 @@ impl ViewTree {
             .collect()
     }
 
-    /// The entry of the node's layer that holds its content: a hard link's is elsewhere.
-    pub fn inode<'a>(&'a self, node: &'a Node) -> &'a Entry {
-        let Some(index) = self.view.layers().get(node.layer) else {
-            return &node.entry;
-        };
-        let named = index.get(&node.entry.path).unwrap_or(&node.entry);
-        index.inode(named).unwrap_or(named)
+    /// The entry of the file's layer that holds its content: a hard link's is elsewhere.
+    ///
+    /// # Errors
+    /// When the layer has no such file.
+    pub fn inode(&self, file: &FileRef) -> io::Result<&Entry> {
+        let index = self.view.layers().get(file.layer);
+        let inode = index.and_then(|index| {
+            let named = index.get(&file.path)?;
+            Some(index.inode(named).unwrap_or(named))
+        });
+        inode.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -215,10 +240,9 @@ impl FileTree for SnapshotTree {
         Ok(self.tree.children(path))
     }
 
-    fn open(&self, node: &Node) -> Result<Box<dyn Read + Send>, TreeError> {
-        let content = self.content(node.layer)?;
-        content
-            .open(self.tree.inode(node))
-            .map_err(TreeError::file(&node.entry.path))
+    fn open(&self, file: &FileRef) -> Result<Box<dyn Read + Send>, TreeError> {
+        let content = self.content(file.layer)?;
+        let opened = self.tree.inode(file).and_then(|inode| content.open(inode));
+        opened.map_err(TreeError::file(&file.path))
     }
 }

@@ -193,7 +193,8 @@ fn file_line(difference: &Difference) -> String {
     match difference {
         Difference::Added(node) => format!("A  {path}{}", size(&node.entry)),
         Difference::Removed(_) => format!("D  {path}"),
-        Difference::Changed(a, b, aspects) => {
+        Difference::Changed(nodes, aspects) => {
+            let (a, b) = &**nodes;
             let aspects: Vec<String> = aspects
                 .iter()
                 .map(|aspect| aspect_text(*aspect, &a.entry, &b.entry))
@@ -243,7 +244,7 @@ fn file_json(difference: &Difference) -> Value {
     let (kind, aspects): (&str, &[Aspect]) = match difference {
         Difference::Added(_) => ("added", &[]),
         Difference::Removed(_) => ("removed", &[]),
-        Difference::Changed(_, _, aspects) => ("changed", aspects),
+        Difference::Changed(_, aspects) => ("changed", aspects),
     };
     let names: Vec<String> = aspects
         .iter()

@@ -27,7 +27,7 @@ pub(super) fn unpack(
     destination: &mut Destination,
     written: &[u8],
 ) -> Result<bool, CopyError> {
-    if !is_archive(tree.open(node)?) {
+    if !is_archive(tree.open(&node.file())?) {
         return Ok(false);
     }
     let broken = |source: io::Error| CopyError::Archive {
@@ -35,7 +35,7 @@ pub(super) fn unpack(
         source: Box::new(source),
     };
     let mut plain = (selector.scratch)().map_err(broken)?;
-    let mut tar = compression::decompress(tree.open(node)?).map_err(broken)?;
+    let mut tar = compression::decompress(tree.open(&node.file())?).map_err(broken)?;
     io::copy(&mut tar, &mut plain).map_err(broken)?;
     let index = tar_reader::read_index(File::try_clone(&plain).and_then(rewound).map_err(broken)?)
         .map_err(|source| CopyError::Archive {

@@ -10,9 +10,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::CopyError;
-use crate::layer::entry::{Entry, EntryKind, ancestors, join_path, split_path};
+use crate::layer::entry::{Entry, EntryKind, ancestors, compare_paths, join_path, split_path};
 use crate::layer::view::View;
-use crate::snapshot::{Content, FileTree, Node, TreeError};
+use crate::snapshot::{Content, FileRef, FileTree, TreeError};
 
 /// Links followed before a path counts as a circle; the kernel's own limit.
 const MAX_LINKS: usize = 40;
@@ -23,7 +23,7 @@ pub(super) enum Bytes {
     /// It has none.
     None,
     /// A file of a tree.
-    Tree(Arc<dyn FileTree>, Node),
+    Tree(Arc<dyn FileTree>, FileRef),
     /// A file of a layer or archive, by the entry that says where in it.
     Content(Arc<Content>, Entry),
     /// Bytes in memory.
@@ -34,7 +34,7 @@ impl Bytes {
     pub(super) fn open(&self) -> Result<Box<dyn Read + Send>, TreeError> {
         match self {
             Self::None => Ok(Box::new(std::io::empty())),
-            Self::Tree(tree, node) => tree.open(node),
+            Self::Tree(tree, file) => tree.open(file),
             Self::Content(content, entry) => {
                 content.open(entry).map_err(TreeError::file(&entry.path))
             }
@@ -66,6 +66,11 @@ pub(super) struct Destination {
     view: View,
     /// By path with `/` as NUL, which sorts names component by component.
     items: BTreeMap<Vec<u8>, Item>,
+    /// The path of the last of the items: a walk comes in their order, so that most paths asked
+    /// for lie behind it.
+    last: Vec<u8>,
+    /// A directory that is there: most of what is copied lies in the same one as what was before.
+    directory: Option<Vec<u8>>,
     on_the_way: OnTheWay,
 }
 
@@ -80,19 +85,29 @@ impl Destination {
         Self {
             view,
             items: BTreeMap::new(),
+            last: Vec::new(),
+            directory: None,
             on_the_way,
         }
     }
 
+    /// What this instruction has put at `path`.
+    fn item(&self, path: &[u8]) -> Option<&Item> {
+        if compare_paths(path, &self.last).is_gt() {
+            return None;
+        }
+        self.items.get(&sort_key(path))
+    }
+
     /// What is at `path`, no link followed.
     pub(super) fn get(&self, path: &[u8]) -> Option<&Entry> {
-        if let Some(item) = self.items.get(&sort_key(path)) {
+        if let Some(item) = self.item(path) {
             return Some(&item.entry);
         }
         let found = self.view.get(path)?;
         // Something that this instruction put on the way hides what was below it.
         let hidden = ancestors(path).any(|above| {
-            let item = self.items.get(&sort_key(above));
+            let item = self.item(above);
             item.is_some_and(|item| !item.entry.is_directory())
         });
         (!hidden).then_some(found.entry)
@@ -140,6 +155,9 @@ impl Destination {
 
     /// Makes a directory and all that are missing above it.
     pub(super) fn make_directories(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        if self.directory.as_deref() == Some(path) {
+            return Ok(());
+        }
         let mut missing = Vec::new();
         let mut at = path;
         while !at.is_empty() {
@@ -165,16 +183,25 @@ impl Destination {
                 on_the_way: true,
             });
         }
+        self.directory = Some(path.to_vec());
         Ok(())
     }
 
     /// Puts an item where its entry says, over whatever is there.
     pub(super) fn insert(&mut self, item: Item) {
-        self.items.insert(sort_key(&item.entry.path), item);
+        let path = &item.entry.path;
+        if compare_paths(path, &self.last).is_gt() {
+            self.last.clone_from(path);
+        }
+        if !item.entry.is_directory() && self.directory.as_ref() == Some(path) {
+            self.directory = None;
+        }
+        self.items.insert(sort_key(path), item);
     }
 
     /// Removes what this instruction has put at and below `path`.
     pub(super) fn forget_below(&mut self, path: &[u8]) {
+        self.directory = None;
         let start = sort_key(path);
         let mut end = start.clone();
         end.push(1);

@@ -5,12 +5,13 @@
 //! written. Keys cover what a user would call the same files: path, kind, mode, owner, link
 //! target, content; never times, inode numbers or the machine's paths.
 
+mod ahead;
 mod archive;
 mod destination;
 mod parents;
 mod selection;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -132,7 +133,6 @@ pub(super) fn select(
         cancel,
         scratch,
         source: Cell::new(0),
-        ahead: RefCell::default(),
     };
     selector.select(&mut destination)?;
     Ok(Selection {
@@ -152,8 +152,8 @@ impl Selection {
                 continue;
             }
             cancel.check().map_err(|_| CopyError::Canceled)?;
-            if let Bytes::Tree(tree, node) = &item.bytes
-                && let Some(digest) = tree.known_digest(node)
+            if let Bytes::Tree(_, file) = &item.bytes
+                && let Some(digest) = file.digest
             {
                 digests.push(digest);
                 continue;
@@ -171,8 +171,8 @@ impl Selection {
     }
 
     fn learn(&self, item: &Item, digest: ContentDigest) {
-        if let Bytes::Tree(tree, node) = &item.bytes {
-            tree.learn_digest(node, digest);
+        if let Bytes::Tree(tree, file) = &item.bytes {
+            tree.learn_digest(file, digest);
         }
     }
 

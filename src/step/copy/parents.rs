@@ -4,14 +4,13 @@
 //! them does. One that the destination has keeps its owner, and takes the source's mode. No link
 //! between root and match is followed.
 
-use std::sync::Arc;
-
 use super::CopyError;
+use super::ahead::{Ahead, Listed};
 use super::destination::{Bytes, Destination, Item, display};
-use super::selection::Selector;
+use super::selection::{Selector, below};
 use crate::ignore::{Matcher, has_wildcards};
 use crate::layer::entry::{EntryKind, join_path};
-use crate::snapshot::{FileTree, Node};
+use crate::snapshot::Node;
 
 /// A directory above the place of the walk.
 struct Above {
@@ -22,8 +21,7 @@ struct Above {
 
 /// A walk over everything below one root.
 struct Walk<'a> {
-    tree: &'a Arc<dyn FileTree>,
-    include: Matcher,
+    include: &'a Matcher,
     above: Vec<Above>,
     found: bool,
 }
@@ -64,9 +62,9 @@ impl Selector<'_> {
             destination.make_directories(&target)?;
             // Names of one file stay links of each other within one source only.
             self.source.set(self.source.get() + 1);
+            let include = Matcher::new(&[pattern]).map_err(bad)?;
             let mut walk = Walk {
-                tree,
-                include: Matcher::new(&[pattern]).map_err(bad)?,
+                include: &include,
                 above: Vec::new(),
                 found: false,
             };
@@ -76,7 +74,14 @@ impl Selector<'_> {
                 target: &target,
                 is_included: false,
             };
-            self.walk(destination, &mut walk, &at)?;
+            let exclude = self.exclude.as_ref();
+            let is_entered = |child: &Node| {
+                let path = below(&child.entry.path, &node.entry.path);
+                may_enter(&include, exclude, path, include.excluded(path))
+            };
+            Ahead::during(tree, &is_entered, self.cancel, |list| {
+                self.walk(destination, list, &mut walk, &at)
+            })?;
             if must_exist && !walk.found {
                 return Err(wanted());
             }
@@ -87,30 +92,25 @@ impl Selector<'_> {
     fn walk(
         &self,
         destination: &mut Destination,
+        list: &mut dyn FnMut(&[u8]) -> Listed,
         walk: &mut Walk<'_>,
         at: &At<'_>,
     ) -> Result<(), CopyError> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
-        let children = self.list(walk.tree, at.directory)?;
-        let path = |node: &Node| join_path(at.relative, node.entry.name());
-        let is_included =
-            |walk: &Walk<'_>, path: &[u8]| at.is_included || walk.include.excluded(path);
-        self.list_ahead(walk.tree, &children, |node| {
-            let path = path(node);
-            self.may_enter(walk, &path, is_included(walk, &path))
-        });
-        for child in children {
-            let relative = path(&child);
-            let is_included = is_included(walk, &relative);
-            let excluded = self.exclude.as_ref();
-            let is_wanted = is_included && !excluded.is_some_and(|one| one.excluded(&relative));
+        for child in list(at.directory)? {
+            let relative = join_path(at.relative, child.entry.name());
+            let is_included = at.is_included || walk.include.excluded(&relative);
+            let exclude = self.exclude.as_ref();
+            let is_wanted = is_included && !exclude.is_some_and(|one| one.excluded(&relative));
             let target = join_path(at.target, child.entry.name());
             if is_wanted {
                 self.make_parents(destination, walk)?;
                 self.node(destination, child.clone(), target.clone())?;
                 walk.found = true;
             }
-            if !child.entry.is_directory() || !self.may_enter(walk, &relative, is_included) {
+            if !child.entry.is_directory()
+                || !may_enter(walk.include, exclude, &relative, is_included)
+            {
                 continue;
             }
             let directory = child.entry.path.clone();
@@ -125,17 +125,10 @@ impl Selector<'_> {
                 target: &target,
                 is_included,
             };
-            self.walk(destination, walk, &at)?;
+            self.walk(destination, list, walk, &at)?;
             walk.above.pop();
         }
         Ok(())
-    }
-
-    /// Whether something below a directory may be wanted.
-    fn may_enter(&self, walk: &Walk<'_>, relative: &[u8], is_included: bool) -> bool {
-        let is_out = |exclude: &Matcher| !exclude.has_exceptions() && exclude.excluded(relative);
-        (is_included || walk.include.may_match_below(relative))
-            && !self.exclude.as_ref().is_some_and(is_out)
     }
 
     /// Makes the directories between the root and a match.
@@ -165,4 +158,15 @@ impl Selector<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether something below a directory may be wanted.
+fn may_enter(
+    include: &Matcher,
+    exclude: Option<&Matcher>,
+    relative: &[u8],
+    is_included: bool,
+) -> bool {
+    let is_out = |exclude: &Matcher| !exclude.has_exceptions() && exclude.excluded(relative);
+    (is_included || include.may_match_below(relative)) && !exclude.is_some_and(is_out)
 }

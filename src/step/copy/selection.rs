@@ -6,26 +6,17 @@
 //! - directories that exist at the destination are merged into, files are replaced, and a file
 //!   never replaces a directory nor a directory a file.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::Cell;
+use std::sync::Arc;
 
+use super::ahead::{Ahead, Listed};
 use super::destination::{Bytes, Destination, Item, display};
 use super::{CopyError, Owner, archive};
 use crate::graph::{Copy, CopySource};
 use crate::ignore::{Matcher, glob_match, has_wildcards};
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
-use crate::snapshot::{FileTree, Node, TreeError};
+use crate::snapshot::{FileTree, Node};
 use crate::solver::cancel::Cancel;
-
-/// So many directories beside each other are worth being listed by several threads.
-const WORTH_THREADS: usize = 4;
-/// More threads than this wait for the same locks of the file system.
-const MOST_THREADS: usize = 8;
-
-pub(super) type Listed = Result<Vec<Node>, TreeError>;
 
 /// What is the same for all sources of one instruction.
 pub(super) struct Selector<'a> {
@@ -37,8 +28,6 @@ pub(super) struct Selector<'a> {
     pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
     /// Counts the sources.
     pub(super) source: Cell<u64>,
-    /// Directories that were listed before their turn.
-    pub(super) ahead: RefCell<BTreeMap<Vec<u8>, Listed>>,
 }
 
 impl Selector<'_> {
@@ -89,16 +78,13 @@ impl Selector<'_> {
         written: &[u8],
     ) -> Result<(), CopyError> {
         for found in paths {
-            let node = match self.tree {
-                Some(tree) => tree.lookup(&found, true)?,
-                None => None,
-            };
-            let node = node.ok_or_else(|| CopyError::NotFound(display(&found)))?;
+            let missing = || CopyError::NotFound(display(&found));
+            let tree = self.tree.ok_or_else(missing)?;
+            let node = tree.lookup(&found, true)?.ok_or_else(missing)?;
             self.enter(destination, written)?;
             // Names of one file stay links of each other within one source only.
             self.source.set(self.source.get() + 1);
-            if let Some(tree) = self.tree
-                && self.copy.unpack
+            if self.copy.unpack
                 && node.entry.kind == EntryKind::File
                 && archive::unpack(self, tree, &node, destination, written)?
             {
@@ -107,7 +93,14 @@ impl Selector<'_> {
             if node.entry.is_directory() {
                 let target = destination.resolve(written)?;
                 destination.make_directories(&target)?;
-                self.children(destination, &node.entry.path, b"", &target)?;
+                let root = node.entry.path.as_slice();
+                let exclude = self.exclude.as_ref().filter(|one| !one.has_exceptions());
+                let wanted = |node: &Node| {
+                    !exclude.is_some_and(|one| one.excluded(below(&node.entry.path, root)))
+                };
+                Ahead::during(tree, &wanted, self.cancel, |list| {
+                    self.children(destination, list, root, b"", &target)
+                })?;
             } else {
                 let target = self.file_target(destination, written, split_path(&found).1)?;
                 self.node(destination, node, target)?;
@@ -134,88 +127,38 @@ impl Selector<'_> {
     fn children(
         &self,
         destination: &mut Destination,
+        list: &mut dyn FnMut(&[u8]) -> Listed,
         directory: &[u8],
         relative: &[u8],
         target: &[u8],
     ) -> Result<(), CopyError> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
-        let Some(tree) = self.tree else { return Ok(()) };
-        let children = self.list(tree, directory)?;
-        self.list_ahead(tree, &children, |node| {
-            let excluded = |exclude: &Matcher| {
-                !exclude.has_exceptions()
-                    && exclude.excluded(&join_path(relative, node.entry.name()))
-            };
-            !self.exclude.as_ref().is_some_and(excluded)
-        });
-        for child in children {
-            let name = child.entry.name().to_vec();
-            let relative = join_path(relative, &name);
+        for child in list(directory)? {
+            let name = child.entry.name();
             let is_directory = child.entry.is_directory();
-            let excluded = self
-                .exclude
-                .as_ref()
-                .is_some_and(|exclude| exclude.excluded(&relative));
-            if excluded
-                && !(is_directory && self.exclude.as_ref().is_some_and(Matcher::has_exceptions))
-            {
+            let target = join_path(target, name);
+            let Some(exclude) = &self.exclude else {
+                let path = is_directory.then(|| child.entry.path.clone());
+                self.node(destination, child, target.clone())?;
+                if let Some(path) = path {
+                    self.children(destination, list, &path, b"", &target)?;
+                }
+                continue;
+            };
+            let relative = join_path(relative, name);
+            let is_excluded = exclude.excluded(&relative);
+            if is_excluded && !(is_directory && exclude.has_exceptions()) {
                 continue;
             }
-            let target = join_path(target, &name);
             let path = child.entry.path.clone();
-            if !excluded {
+            if !is_excluded {
                 self.node(destination, child, target.clone())?;
             }
             if is_directory {
-                self.children(destination, &path, &relative, &target)?;
+                self.children(destination, list, &path, &relative, &target)?;
             }
         }
         Ok(())
-    }
-
-    /// What is in a directory.
-    pub(super) fn list(&self, tree: &Arc<dyn FileTree>, directory: &[u8]) -> Listed {
-        let ahead = self.ahead.borrow_mut().remove(directory);
-        ahead.unwrap_or_else(|| tree.children(directory))
-    }
-
-    /// Lists those directories among `children` at once that `is_wanted` says will be asked for:
-    /// the time of a walk over a large context is that of its system calls.
-    pub(super) fn list_ahead(
-        &self,
-        tree: &Arc<dyn FileTree>,
-        children: &[Node],
-        is_wanted: impl Fn(&Node) -> bool,
-    ) {
-        let wanted: Vec<&[u8]> = children
-            .iter()
-            .filter(|node| node.entry.is_directory() && is_wanted(node))
-            .map(|node| node.entry.path.as_slice())
-            .collect();
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = threads.min(MOST_THREADS).min(wanted.len());
-        if wanted.len() < WORTH_THREADS || threads < 2 {
-            return;
-        }
-        let (next, listed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let work = || {
-            while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if self.cancel.is_canceled() {
-                    return;
-                }
-                let children = tree.children(path);
-                let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
-                listed.push((path.to_vec(), children));
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let listed = listed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.ahead.borrow_mut().extend(listed);
     }
 
     /// Puts one node of the tree at `target`.
@@ -227,17 +170,14 @@ impl Selector<'_> {
     ) -> Result<(), CopyError> {
         let Some(tree) = self.tree else { return Ok(()) };
         let source = self.source.get().to_le_bytes();
-        let identity = node
-            .identity
-            .as_ref()
-            .map(|file| [&source[..], file].concat());
-        let entry = node.entry.clone();
-        let bytes = if entry.kind == EntryKind::File {
-            Bytes::Tree(Arc::clone(tree), node)
+        let identity = node.identity.as_ref();
+        let identity = identity.map(|file| [&source[..], file].concat());
+        let bytes = if node.entry.is_file() {
+            Bytes::Tree(Arc::clone(tree), node.file())
         } else {
             Bytes::None
         };
-        self.put(destination, entry, bytes, identity, target)
+        self.put(destination, node.entry, bytes, identity, target)
     }
 
     fn put(
@@ -312,6 +252,12 @@ impl Selector<'_> {
         }
         Ok(found)
     }
+}
+
+/// What is left of `path` below `root`.
+pub(super) fn below<'a>(path: &'a [u8], root: &[u8]) -> &'a [u8] {
+    let rest = path.strip_prefix(root).unwrap_or(path);
+    rest.strip_prefix(b"/").unwrap_or(rest)
 }
 
 /// A path below the root, as trees take it.
