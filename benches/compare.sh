@@ -86,19 +86,27 @@ for tool in "${tools[@]}"; do
     version_docker >/dev/null || { tail -5 "$work/docker.log" >&2; exit 1; }
 done
 
-cpu_microseconds() { # TOOL
-    if [ -f "$groups/$1/cpuacct.usage" ]; then echo $(($(cat "$groups/$1/cpuacct.usage") / 1000))
-    else awk '/^usage_usec/ { print $2 }' "$groups/$1/cpu.stat"; fi
+# cpu_microseconds TOOL: leaves the CPU time of the tool's group in $now. It starts no process: that
+# would be in the group, too.
+cpu_microseconds() {
+    local key value
+    if [ -f "$groups/$1/cpuacct.usage" ]; then
+        read -r value <"$groups/$1/cpuacct.usage"
+        now=$((value / 1000))
+    else
+        while read -r key value; do if [ "$key" = usage_usec ]; then now=$value; fi; done <"$groups/$1/cpu.stat"
+    fi
 }
 # in_group TOOL CONTEXT: builds with every process of it in the tool's group. Leaves microseconds of
 # wall and CPU time in $work/spent; to enter the group takes the kernel longer than some builds.
 in_group() {
     (
         echo "$BASHPID" >"$groups/$1/run/cgroup.procs"
-        cpu=$(cpu_microseconds "$1"); begun=${EPOCHREALTIME/[.,]/}
+        cpu_microseconds "$1"; cpu=$now; begun=${EPOCHREALTIME/[.,]/}
         "build_$1" "$2" >"$work/log" 2>&1
         ended=${EPOCHREALTIME/[.,]/}
-        echo "$((ended - begun)) $(($(cpu_microseconds "$1") - cpu))" >"$work/spent"
+        cpu_microseconds "$1"
+        echo "$((ended - begun)) $((now - cpu))" >"$work/spent"
     ) || { tail -20 "$work/log" >&2; exit 1; }
 }
 # timed TOOL CONTEXT: wall seconds, CPU seconds.
