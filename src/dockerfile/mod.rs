@@ -143,4 +143,6 @@ fn no_stages(text: &str, nodes: &[Node]) -> Diagnostic {
 #[cfg(test)]
 pub(crate) mod corpus;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;

@@ -118,7 +118,8 @@ impl Comparison<'_> {
             self.inside(self.b, &y, Difference::Added)?;
         }
         if !aspects.is_empty() {
-            self.found.push(Difference::Changed(Box::new((x, y)), aspects));
+            self.found
+                .push(Difference::Changed(Box::new((x, y)), aspects));
         }
         Ok(path)
     }

@@ -1,0 +1,83 @@
+//! Any text as a Dockerfile, from its lines to a graph.
+//!
+//! Nothing panics, every diagnostic can be shown, every span lies in the text, and what has been
+//! refused once is refused every time.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use rbuild::digest::{Digest, ImageId};
+use rbuild::dockerfile::diagnostic::{Diagnostic, render_all};
+use rbuild::dockerfile::lint::{self, Checks};
+use rbuild::dockerfile::span::Span;
+use rbuild::dockerfile::{self, Dockerfile, targets};
+use rbuild::graph::lowering::lower;
+use rbuild::graph::plan::{Options, Plan};
+use rbuild::graph::{BaseImage, NetworkMode, RunSettings};
+use rbuild::image::config::ImageConfig;
+
+fn options() -> Options {
+    let platform: rbuild::platform::Platform = "linux/amd64".parse().expect("a platform");
+    Options {
+        target: None,
+        build_args: BTreeMap::from([("VERSION".to_owned(), "1.0".to_owned())]),
+        labels: BTreeMap::new(),
+        contexts: BTreeMap::new(),
+        platform: platform.clone(),
+        platform_is_explicit: false,
+        build_platform: platform,
+        network: NetworkMode::default(),
+        run: Arc::new(RunSettings::default()),
+        source_date_epoch: None,
+        fresh_stages: Vec::new(),
+    }
+}
+
+/// Lowers all stages, with images that are there for the asking.
+fn graph(dockerfile: Dockerfile) -> Result<(), Diagnostic> {
+    let plan = Plan::new(dockerfile, options())?.covering_all_stages();
+    let mut images = BTreeMap::new();
+    for key in plan.missing_images(&images)?.into_keys() {
+        let image = BaseImage {
+            id: ImageId(Digest::of(key.name.as_bytes())),
+            name: key.name.clone(),
+            repository: None,
+            config: ImageConfig::default(),
+            layers: Vec::new(),
+            platform: key.platform.clone(),
+        };
+        images.insert(key, image);
+    }
+    lower(&plan, &images).map(|_| ())
+}
+
+fn is_inside(span: Span, text: &str) -> bool {
+    let lines = text.lines().count().max(1) + 1;
+    span.first_line <= span.last_line && (span.last_line as usize) <= lines
+}
+
+fuzz_target!(|text: &str| {
+    if let Ok(checks) = Checks::of_dockerfile(text) {
+        for warning in lint::text(text, &checks) {
+            let _ = warning.short();
+        }
+    }
+    match dockerfile::parse(text) {
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            assert!(errors.iter().all(|error| is_inside(error.span, text)));
+            let _ = render_all(&errors, "Dockerfile", text, true);
+        }
+        Ok(dockerfile) => {
+            assert!(!dockerfile.stages.is_empty());
+            let _ = targets::to_text(&dockerfile);
+            if let Err(error) = graph(dockerfile) {
+                assert!(is_inside(error.span, text));
+                let _ = error.render("Dockerfile", text, false);
+            }
+        }
+    }
+});
