@@ -1,14 +1,18 @@
 //! Container engines with state of their own: a Docker daemon, and Podman with its own storage.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::needs::{Need, needs, program};
 use super::process::{Finished, run_with_timeout};
-use super::skip;
+use super::{Image, base_image_mirror, saved_images, skip};
 
 /// A Docker daemon on a socket of its own; it ends when dropped.
 pub(crate) struct Docker {
@@ -19,6 +23,20 @@ pub(crate) struct Docker {
 impl Docker {
     /// Starts one; where that can't be, says why and gives none.
     pub(crate) fn start() -> Option<Docker> {
+        // Works on every file system; the images are small.
+        Docker::start_with(&["--storage-driver", "vfs"])
+    }
+
+    /// Starts one that builds, which has to be quick: with the storage that suits the machine.
+    pub(crate) fn start_builder() -> Option<Docker> {
+        if builder().is_none() {
+            skip("no `docker` that has BuildKit in it: 18.09 to 20.10 have");
+            return None;
+        }
+        Docker::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Option<Docker> {
         if !needs(&[
             Need::Root,
             Need::Program("dockerd"),
@@ -43,8 +61,7 @@ impl Docker {
                 &path("pid"),
             ])
             .args(["--bridge", "none", "--iptables=false"])
-            // Works on every file system; the images are small.
-            .args(["--storage-driver", "vfs"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -76,6 +93,78 @@ impl Docker {
         let mut command = Command::new(program("docker").unwrap());
         command.env("DOCKER_HOST", self.host()).args(args);
         run_with_timeout(command, None)
+    }
+
+    /// Gives an image of the tests' base images its usual name.
+    pub(crate) fn pull_base(&self, name: &str) {
+        let mirror = base_image_mirror().unwrap();
+        let registry = mirror.strip_prefix("http://").unwrap();
+        let there = format!("{registry}/library/{name}");
+        self.run(&["pull", "--quiet", &there]).ok();
+        self.run(&["tag", &there, name]).ok();
+    }
+
+    /// Builds a folder with the daemon's BuildKit and names the image.
+    pub(crate) fn build(
+        &self,
+        context: &Path,
+        args: &[String],
+        env: &[(String, String)],
+        tag: &str,
+    ) -> Finished {
+        let mut command = Command::new(builder().expect("no `docker` with BuildKit"));
+        command
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_BUILDKIT", "1")
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            // It has no bridge to put steps on.
+            .args([
+                "build",
+                "--network",
+                "none",
+                "--progress",
+                "plain",
+                "-t",
+                tag,
+            ])
+            .args(args)
+            .arg(context);
+        run_with_timeout(command, None)
+    }
+
+    /// The images of these names, all there is of them.
+    pub(crate) fn images(&self, names: &[String]) -> BTreeMap<String, Image> {
+        let inspect = ["image", "inspect", "--format", "{{.Id}}"];
+        let inspect = inspect.into_iter().chain(names.iter().map(String::as_str));
+        let ids = self.run(&inspect.collect::<Vec<_>>()).ok().text();
+        let mut images = BTreeMap::new();
+        let mut with_layers = Vec::new();
+        for (name, id) in names.iter().zip(ids.lines()) {
+            let config = self.config(id);
+            if config["rootfs"]["diff_ids"].is_array() {
+                with_layers.push(name.as_str());
+            }
+            images.insert(name.clone(), Image::of_config(config));
+        }
+        // It refuses to save images that have no layer.
+        if !with_layers.is_empty() {
+            let file = self.folder.path().join("saved.tar");
+            let path = file.display().to_string();
+            let save = ["save", "-o", &path].into_iter().chain(with_layers);
+            self.run(&save.collect::<Vec<_>>()).ok();
+            images.extend(saved_images(&file));
+        }
+        images
+    }
+
+    /// An image's config as the daemon keeps it.
+    fn config(&self, id: &str) -> Value {
+        let hex = id.strip_prefix("sha256:").unwrap();
+        let drivers = std::fs::read_dir(self.folder.path().join("data/image")).unwrap();
+        let text = drivers
+            .map(|driver| driver.unwrap().path())
+            .find_map(|driver| std::fs::read(driver.join("imagedb/content/sha256").join(hex)).ok());
+        serde_json::from_slice(&text.unwrap_or_else(|| panic!("no config of {id}"))).unwrap()
     }
 
     /// The id of an image.
@@ -159,6 +248,24 @@ impl Podman {
         let id = self.run(&["image", "inspect", "--format", "{{.Id}}", name]);
         format!("sha256:{}", id.ok().text())
     }
+}
+
+/// The client that builds with the daemon's BuildKit by itself: newer ones leave it to a plugin.
+fn builder() -> Option<&'static Path> {
+    static BUILDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let candidates = [program("docker"), Some("/usr/bin/docker".into())];
+        candidates.into_iter().flatten().find(|path| {
+            let shown = Command::new(path).arg("--version").output();
+            shown.is_ok_and(|output| {
+                let version = String::from_utf8_lossy(&output.stdout).into_owned();
+                let version = version.trim_start_matches("Docker version ").to_owned();
+                let major = version.split('.').next().and_then(|part| part.parse().ok());
+                major.is_some_and(|major: u32| (18..=20).contains(&major))
+            })
+        })
+    };
+    BUILDER.get_or_init(find).as_deref()
 }
 
 /// Writes a program that everyone may run.

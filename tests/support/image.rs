@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::tree::{Node, NodeKind, Tree, hex, read_content, shown_content};
 
+/// What the history of the tests' base images says.
+pub(super) const BASE: &str = "base image for tests";
+
 /// An image: manifest, config and layers.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
@@ -114,6 +117,17 @@ impl Image {
         Image::from_layout(&mut Archive { file, members })
     }
 
+    /// An image without layers.
+    pub(super) fn of_config(config: Value) -> Image {
+        Image {
+            digest: String::new(),
+            id: String::new(),
+            index: Value::Null,
+            config,
+            layers: Vec::new(),
+        }
+    }
+
     fn from_layout(layout: &mut dyn Layout) -> Image {
         let marker = json(&read(layout, "oci-layout"));
         assert_eq!(marker["imageLayoutVersion"], "1.0.0");
@@ -172,12 +186,12 @@ impl Image {
 
     /// The root file system: all layers applied.
     pub(crate) fn tree(&self) -> Tree {
-        let mut tree = Tree::default();
-        let mut inode = 0;
-        for layer in &self.layers {
-            layer.apply(&mut tree, &mut inode);
-        }
-        tree
+        applied(&self.layers)
+    }
+
+    /// What the base's layer alone makes.
+    pub(super) fn base_tree(&self) -> Tree {
+        applied(&self.layers[..self.layers.len() - self.own_layers().len()])
     }
 
     /// `config.NAME` of the image config; null where it isn't there.
@@ -195,7 +209,7 @@ impl Image {
                 "layer"
             };
             let created_by = entry["created_by"].as_str().unwrap_or_default();
-            if created_by == "base image for tests" {
+            if created_by == BASE {
                 continue;
             }
             writeln!(out, "{kind} {created_by}").unwrap();
@@ -205,9 +219,18 @@ impl Image {
 
     /// The layers above the base's one.
     pub(crate) fn own_layers(&self) -> &[LayerTar] {
-        let based = self.config["history"][0]["created_by"] == "base image for tests";
+        let based = self.config["history"][0]["created_by"] == BASE;
         &self.layers[usize::from(based)..]
     }
+}
+
+fn applied(layers: &[LayerTar]) -> Tree {
+    let mut tree = Tree::default();
+    let mut inode = 0;
+    for layer in layers {
+        layer.apply(&mut tree, &mut inode);
+    }
+    tree
 }
 
 impl LayerTar {
@@ -325,6 +348,15 @@ impl LayerTar {
             }
             tree.nodes.insert(entry.path.clone(), node);
         }
+    }
+}
+
+/// A layer of a plain tar stream.
+pub(super) fn layer_of_tar(from: impl Read) -> LayerTar {
+    LayerTar {
+        diff_id: String::new(),
+        blob: String::new(),
+        entries: read_entries(from),
     }
 }
 

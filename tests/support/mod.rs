@@ -14,6 +14,7 @@
 //! What a test needs beyond Rust it asks for with [`needs`]: where that is missing, the test says
 //! so on standard error and passes, unless `RBUILD_TEST_REQUIRE_ALL=1` makes a skip a failure.
 
+mod cases;
 mod engines;
 mod handmade;
 mod image;
@@ -24,9 +25,12 @@ mod pty;
 mod rbuild;
 mod readers;
 mod registry;
+mod saved;
+mod shown_image;
 mod tree;
 mod user;
 
+pub(crate) use cases::{Case, CaseFile};
 pub(crate) use engines::{Docker, Podman, write_program};
 pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use image::{Image, LayerTar, TarEntry};
@@ -37,7 +41,8 @@ pub(crate) use pty::Terminal;
 pub(crate) use rbuild::Rbuild;
 pub(crate) use readers::{Containerd, podman_tree, umoci_tree};
 pub(crate) use registry::{Registry, base_image_mirror};
-pub(crate) use tree::{Tree, assert_lines, dedent};
+pub(crate) use saved::saved_images;
+pub(crate) use tree::{Tree, assert_lines, dedent, difference};
 pub(crate) use user::{User, as_other_user, each_user};
 
 use std::path::PathBuf;

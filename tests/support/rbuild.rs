@@ -1,10 +1,10 @@
 //! Running the real binary.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::process::{Finished, run_with_timeout};
 use super::{Image, Project, User, base_image_mirror};
@@ -26,7 +26,7 @@ pub(crate) struct Rbuild {
     user: User,
     folder: Option<tempfile::TempDir>,
     environment: Vec<(OsString, OsString)>,
-    outputs: Cell<usize>,
+    outputs: AtomicUsize,
 }
 
 impl Rbuild {
@@ -47,7 +47,7 @@ impl Rbuild {
             user: user.clone(),
             folder: Some(folder),
             environment: Vec::new(),
-            outputs: Cell::new(0),
+            outputs: AtomicUsize::new(0),
         }
     }
 
@@ -247,8 +247,7 @@ impl Build<'_> {
     #[track_caller]
     pub(crate) fn image_with_output(self, output: &str) -> (Image, Finished) {
         let rbuild = self.rbuild;
-        let number = rbuild.outputs.get() + 1;
-        rbuild.outputs.set(number);
+        let number = rbuild.outputs.fetch_add(1, Ordering::Relaxed) + 1;
         let file = rbuild.out().join(format!("image-{number}.tar"));
         let log = self
             .args(["-o", &format!("{output},dest={}", file.display())])

@@ -359,7 +359,7 @@ pub(crate) fn assert_lines(actual: &str, expected: &str) {
 }
 
 /// A line difference by longest common subsequence.
-fn difference(old: &[&str], new: &[&str]) -> String {
+pub(crate) fn difference(old: &[&str], new: &[&str]) -> String {
     let mut lengths = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
