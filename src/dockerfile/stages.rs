@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::Dockerfile;
 use super::diagnostic::Diagnostic;
+use super::expansion;
 use super::instruction::{Instruction, MountKind, Stage};
 use super::nearest::nearest;
 use super::span::{Span, Spanned};
@@ -62,21 +63,28 @@ pub fn target(dockerfile: &Dockerfile, target: Option<&str>) -> Result<usize, Di
 }
 
 /// The stage that FROM in stage `current` means when its image, variables expanded, is `image`:
-/// the nearest one above with that name.
+/// the nearest one above with that name, which is in lower case.
 pub fn base(dockerfile: &Dockerfile, current: usize, image: &str) -> Referent {
     let above = dockerfile.stages.get(..current).unwrap_or_default();
-    find(above, image).map_or(Referent::Elsewhere, Referent::Stage)
+    let found = above.iter().rposition(|stage| name(stage) == Some(image));
+    found.map_or(Referent::Elsewhere, Referent::Stage)
 }
 
 /// The stage that `COPY --from=name` in stage `current` means.
 ///
 /// # Errors
-/// A number that no stage has; the stage itself or a later one.
+/// A name with variables; a number that no stage has; the stage itself or a later one.
 pub fn copy_from(
     dockerfile: &Dockerfile,
     current: usize,
     name: &Spanned<String>,
 ) -> Result<Referent, Diagnostic> {
+    let plain = expansion::expand(&name.value, &|_| None, dockerfile.escape)
+        .map_err(|error| Diagnostic::error(name.span, error.to_string()))?;
+    if plain != name.value {
+        let message = "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround";
+        return Err(Diagnostic::error(name.span, message));
+    }
     let number = match name.value.parse::<i64>() {
         Err(_) => None,
         Ok(number) => {

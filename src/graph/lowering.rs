@@ -385,7 +385,7 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         let mut texts = Vec::new();
         for declaration in declarations {
-            let name = state.expand(&declaration.name)?;
+            let name = declaration.name.value.clone();
             let value = if let Some(value) = self.plan.options.build_args.get(&name) {
                 Some(value.clone())
             } else if let Some(default) = &declaration.default {
@@ -393,16 +393,10 @@ impl Lowering<'_> {
             } else {
                 self.plan.global.get(&name).map(str::to_owned)
             };
-            // A proxy's address is the caller's affair: it reaches the step, not the image.
-            let is_proxy = arguments::is_proxy(&name);
-            let shown = value.as_ref().filter(|_| !is_proxy);
-            texts.push(match shown {
+            texts.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            if is_proxy {
-                continue;
-            }
             if let Some(value) = &value {
                 state.environment.set(&name, value);
             }

@@ -102,6 +102,8 @@ impl StageState {
 
     fn expose(&mut self, words: &[Word]) -> Result<(), Diagnostic> {
         let mut ports = Vec::new();
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|a, b| a.value.cmp(&b.value));
         for word in words {
             let arguments = expansion::expand_words(&word.value, &self.lookup(), self.escape)
                 .map_err(|error| Diagnostic::error(word.span, error.to_string()))?;

@@ -366,6 +366,11 @@ fn plan_stage(
         None => options.platform.clone(),
         Some(word) => {
             let text = expand(word)?;
+            if text.is_empty() {
+                let message = format!("empty platform value from expression {}", word.value);
+                return Err(Diagnostic::error(word.span, message)
+                    .with_help("give the ARG a default, or pass --build-arg"));
+            }
             text.parse().map_err(|error| {
                 Diagnostic::error(
                     word.span,
@@ -386,9 +391,14 @@ fn plan_stage(
     let is_replaced = replacing.is_some();
     let base = match (replacing, stages::base(dockerfile, index, &image)) {
         (Some(name), _) => outside(name),
-        _ if image == "scratch" => Base::Scratch,
         (None, Referent::Stage(stage)) => Base::Stage(stage),
+        (None, Referent::Elsewhere) if image == "scratch" => Base::Scratch,
         (None, Referent::Elsewhere) => outside(image),
+    };
+    // Nothing is for every platform alike.
+    let platform = match base {
+        Base::Scratch => options.platform.clone(),
+        _ => platform,
     };
     Ok(PlannedStage {
         base,

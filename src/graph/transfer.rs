@@ -49,7 +49,12 @@ impl StageState {
             }
         };
         let mut sources = Vec::new();
-        for source in &transfer.sources {
+        // Paths first, whatever their order.
+        let (paths, heredocs): (Vec<&Source>, Vec<&Source>) = transfer
+            .sources
+            .iter()
+            .partition(|source| matches!(source, Source::Path(_)));
+        for source in paths.into_iter().chain(heredocs) {
             sources.push(self.source(source, transfer.parents, is_add, &mut message)?);
         }
         let destination = self.expand(&transfer.destination)?;

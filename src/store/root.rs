@@ -172,7 +172,8 @@ pub(super) fn check_ownership(root: &Path, directory: &File) -> Result<(), Store
             suggestion: suggestion(root, user),
         });
     }
-    if !root.join("rbuild.db").exists() && !is_empty(root)? {
+    // In this order: another process may be making the store just now.
+    if !is_empty(root)? && !root.join("rbuild.db").exists() {
         return Err(StoreError::NotAStore {
             path: root.to_owned(),
             suggestion: root.join("rbuild"),

@@ -91,7 +91,7 @@ impl Image {
     /// usual one.
     pub(crate) fn shown_history(&self) -> String {
         let mut out = String::new();
-        for entry in self.config["history"].as_array().unwrap() {
+        for entry in self.config["history"].as_array().into_iter().flatten() {
             let created_by = entry["created_by"].as_str().unwrap_or_default();
             if created_by == BASE {
                 continue;
