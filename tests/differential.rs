@@ -17,11 +17,11 @@ fn docker_builds_the_same_images() {
     if !needs(&[Need::BaseImages, Need::Sandbox]) {
         return;
     }
+    let files = read_cases();
     let Some(docker) = Docker::start_builder() else {
         return;
     };
     docker.pull_base("busybox");
-    let files = read_cases();
     let mut places = chosen(&files);
     places.retain(|at| !case(&files, *at).compared_with_docker(&COMPARED).is_empty());
     let rbuild = Rbuild::new(&User::Caller);

@@ -61,7 +61,6 @@ fn mistakes_name_their_place_and_what_to_do() {
             "FROM scratch\nLABEL a=${b:?needed}\n",
             &["Dockerfile:2", "needed"],
         ),
-        ("FROM scratch\nUSER ghost\nWORKDIR /x\n", &["ghost"]),
         ("FROM scratch AS 1bad\n", &["Dockerfile:1", "1bad"]),
         (
             "FROM a AS b\nFROM b AS a\nCOPY --from=c / /\n",

@@ -5,7 +5,7 @@
 //! `RBUILD_TEST_CASES=copy/` runs those whose file or title holds that. `RBUILD_TEST_UPDATE=1`
 //! writes what came out into the files; read the difference before it is committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -158,11 +158,11 @@ pub(crate) fn chosen(files: &[CaseFile]) -> Vec<(usize, usize)> {
 }
 
 fn assert_no_title_twice(files: &[CaseFile]) {
-    let mut titles = BTreeMap::new();
     for file in files {
+        let mut titles = BTreeSet::new();
         for case in &file.cases {
-            let before = titles.insert(&case.title, &file.name);
-            assert!(before.is_none(), "twice: {} ({})", case.title, file.name);
+            let is_new = titles.insert(&case.title);
+            assert!(is_new, "{}: twice: {}", file.name, case.title);
         }
     }
 }

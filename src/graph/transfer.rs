@@ -73,9 +73,10 @@ impl StageState {
             sources,
             destination,
             chown,
+            // As in BuildKit, a mode makes it an ordinary copy.
+            link: transfer.link && chmod.is_none(),
             chmod,
             unpack: is_add && transfer.unpack != Some(false),
-            link: transfer.link,
             // As in BuildKit, variables in these patterns are not expanded.
             exclude: transfer
                 .exclude

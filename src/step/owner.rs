@@ -89,7 +89,7 @@ impl Accounts {
         id(text).ok_or_else(|| UnknownOwner::Group(text.to_owned()))
     }
 
-    /// `--chown`, and the owner of a WORKDIR: a number without a group is its own group.
+    /// `--chown`: a number without a group is its own group.
     pub(super) fn owner(&self, spec: &str) -> Result<Owner, UnknownOwner> {
         let (user, group) = split(spec);
         let (uid, own_group) = if user.is_empty() {
@@ -108,6 +108,18 @@ impl Accounts {
             None => own_group,
         };
         Ok(Owner { uid, gid })
+    }
+
+    /// The owner of a WORKDIR: as for `--chown`, but names that the image doesn't know are root's,
+    /// since programs may never have to run there.
+    pub(super) fn owner_or_root(&self, spec: &str) -> Owner {
+        let (user, group) = split(spec);
+        let owner = self.owner(user).unwrap_or_default();
+        let gid = group.and_then(|group| self.group(group).ok());
+        Owner {
+            gid: gid.unwrap_or(owner.gid),
+            ..owner
+        }
     }
 
     /// USER for a step: a number that the image knows takes its group, else group 0.
@@ -177,6 +189,9 @@ mod tests {
             (":web", 0, 34),
         ] {
             assert_eq!(accounts().owner(spec), Ok(Owner { uid, gid }), "{spec}");
+        }
+        for (spec, uid, gid) in [("web", 33, 34), ("ghost:ssl", 0, 101), ("7:ghosts", 7, 7)] {
+            assert_eq!(accounts().owner_or_root(spec), Owner { uid, gid }, "{spec}");
         }
         assert_eq!(
             accounts().owner("nobody"),

@@ -32,7 +32,7 @@ impl StepContext {
         let owner = if make.user.is_empty() {
             Owner::default()
         } else {
-            Accounts::new(view.passwd(), view.group()).owner(&make.user)?
+            Accounts::new(view.passwd(), view.group()).owner_or_root(&make.user)
         };
         let selection = copy::select_directory(&make.path, view, owner, make.time)?;
         let (layer, _) = self.write_layer(&selection)?;

@@ -205,6 +205,7 @@ fn is_empty(root: &Path) -> Result<bool, StoreError> {
         "trees",
         "mounts",
         "locks",
+        "logs",
         "tmp",
         "lost+found",
     ];

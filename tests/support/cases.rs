@@ -15,6 +15,8 @@
 //! --- link -> target                          a symbolic link; `=>` is a hard one
 //! --- a.tar.gz archive=gzip                   an archive of the members listed: plain, gzip,
 //!                                             bzip2, xz, zstd
+//! f 0640 1:2 a "text"                         a member; `d MODE OWNER PATH`, `l OWNER PATH ->
+//!                                             TARGET`, `h MODE OWNER PATH => EXISTING`
 //! +++ tree                                    what the build added to its base, exactly
 //! +++ config                                  the image's config, exactly
 //! +++ history                                 the entries behind those of the base, exactly
@@ -379,8 +381,7 @@ fn words(line: &str) -> Vec<String> {
 /// The time of archive members.
 const MEMBER_TIME: u64 = 1_000_000_000;
 
-/// An archive of members as listings show them: `d 0755 1:2 dir`, `f 0644 1:2 file "text"`,
-/// `l 1:2 link -> target`, `h name => existing`.
+/// An archive of members as listings show them.
 fn archive(members: &[String], compression: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for member in members {
@@ -390,18 +391,15 @@ fn archive(members: &[String], compression: &str) -> Vec<u8> {
         header.set_size(0);
         header.set_mode(0o777);
         let mut rest = rest;
-        if kind == "d" || kind == "f" {
+        if kind != "l" {
             let (mode, behind) = rest.split_once(' ').unwrap();
             header.set_mode(u32::from_str_radix(mode, 8).unwrap());
             rest = behind;
         }
-        if kind != "h" {
-            let (owner, behind) = rest.split_once(' ').unwrap();
-            let (uid, gid) = owner.split_once(':').unwrap();
-            header.set_uid(uid.parse().unwrap());
-            header.set_gid(gid.parse().unwrap());
-            rest = behind;
-        }
+        let (owner, rest) = rest.split_once(' ').unwrap();
+        let (uid, gid) = owner.split_once(':').unwrap();
+        header.set_uid(uid.parse().unwrap());
+        header.set_gid(gid.parse().unwrap());
         match kind {
             "d" => {
                 header.set_entry_type(tar::EntryType::Directory);

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::CopyError;
-use super::destination::{Bytes, Destination, Item, display};
+use super::destination::{Bytes, Destination, Item, OnTheWay, display};
 use super::selection::Selector;
+use super::{CopyError, DIRECTORY_MODE};
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
 use crate::layer::index::Index;
 use crate::layer::{compression, tar_reader};
@@ -44,7 +44,14 @@ pub(super) fn unpack(
         })?;
     let archive = Arc::new(Content::Plain(Arc::new(plain)));
     let target = destination.resolve(written)?;
-    destination.make_directories(&target)?;
+    // No --chmod here, and no --chown for what members only imply: as in BuildKit.
+    let owner = selector.owner.unwrap_or_default();
+    let made = OnTheWay {
+        mode: DIRECTORY_MODE,
+        uid: owner.uid,
+        gid: owner.gid,
+    };
+    destination.make_directories_as(&target, made)?;
     for entry in &index.entries {
         member(selector, &archive, &index, entry, destination, &target)?;
     }
@@ -69,7 +76,12 @@ fn member(
     }
     let (parent, name) = split_path(&entry.path);
     let parent = destination.resolve(&join_path(target, parent))?;
-    destination.make_directories(&parent)?;
+    let implied = OnTheWay {
+        mode: DIRECTORY_MODE,
+        uid: 0,
+        gid: 0,
+    };
+    destination.make_directories_as(&parent, implied)?;
     let path = join_path(&parent, name);
     let inode = index.inode(entry).unwrap_or(entry);
     let both_directories = entry.is_directory() && destination.is_directory(&path);

@@ -155,6 +155,15 @@ impl Destination {
 
     /// Makes a directory and all that are missing above it.
     pub(super) fn make_directories(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        self.make_directories_as(path, self.on_the_way)
+    }
+
+    /// The same with another owner and mode.
+    pub(super) fn make_directories_as(
+        &mut self,
+        path: &[u8],
+        made: OnTheWay,
+    ) -> Result<(), CopyError> {
         if self.directory.as_deref() == Some(path) {
             return Ok(());
         }
@@ -169,7 +178,7 @@ impl Destination {
             at = split_path(at).0;
         }
         for path in missing.into_iter().rev() {
-            let OnTheWay { mode, uid, gid } = self.on_the_way;
+            let OnTheWay { mode, uid, gid } = made;
             let entry = Entry {
                 mode,
                 uid,

@@ -81,7 +81,6 @@ impl Selector<'_> {
             let missing = || CopyError::NotFound(display(&found));
             let tree = self.tree.ok_or_else(missing)?;
             let node = tree.lookup(&found, true)?.ok_or_else(missing)?;
-            self.enter(destination, written)?;
             // Names of one file stay links of each other within one source only.
             self.source.set(self.source.get() + 1);
             if self.copy.unpack
@@ -90,6 +89,7 @@ impl Selector<'_> {
             {
                 continue;
             }
+            self.enter(destination, written)?;
             if node.entry.is_directory() {
                 let target = destination.resolve(written)?;
                 destination.make_directories(&target)?;
@@ -102,7 +102,11 @@ impl Selector<'_> {
                     self.children(destination, list, root, b"", &target)
                 })?;
             } else {
-                let target = self.file_target(destination, written, split_path(&found).1)?;
+                let name = split_path(&found).1;
+                if self.exclude.as_ref().is_some_and(|one| one.excluded(name)) {
+                    continue;
+                }
+                let target = self.file_target(destination, written, name)?;
                 self.node(destination, node, target)?;
             }
         }
