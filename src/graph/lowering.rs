@@ -343,13 +343,16 @@ impl Lowering<'_> {
                 Ok(())
             }
             Instruction::Workdir(word) => {
-                let path = state.expand(word)?;
-                let path = absolute(&state.config.config.working_dir, &path);
+                let mut path = state.expand(word)?;
+                // One that is absolute is kept as it is written, as BuildKit does.
+                if !path.starts_with('/') {
+                    path = absolute(&state.config.config.working_dir, &path);
+                }
                 state.config.config.working_dir.clone_from(&path);
                 let makes_layer = path != "/";
                 if makes_layer {
                     let operation = Operation::MakeDirectory(MakeDirectory {
-                        path: path.clone(),
+                        path: absolute("/", &path),
                         user: state.config.config.user.clone(),
                         time: self.plan.options.source_date_epoch,
                     });

@@ -134,6 +134,9 @@ impl Docker {
 
     /// The images of these names, all there is of them.
     pub(crate) fn images(&self, names: &[String]) -> BTreeMap<String, Image> {
+        if names.is_empty() {
+            return BTreeMap::new();
+        }
         let inspect = ["image", "inspect", "--format", "{{.Id}}"];
         let inspect = inspect.into_iter().chain(names.iter().map(String::as_str));
         let ids = self.run(&inspect.collect::<Vec<_>>()).ok().text();

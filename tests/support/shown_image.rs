@@ -29,9 +29,8 @@ impl Image {
             line("Author", &shown(author));
         }
         let env: Vec<&str> = texts(self.setting("Env"));
-        match env.first() {
-            Some(&DEFAULT_PATH) => {}
-            _ => line("Env", "(no default PATH)"),
+        if !env.iter().any(|variable| variable.starts_with("PATH=")) {
+            line("Env", "(no PATH)");
         }
         for variable in env.iter().filter(|variable| **variable != DEFAULT_PATH) {
             line("Env", &shown(variable));
