@@ -13,7 +13,7 @@
 //! |---|---|
 //! | 0 | [`digest`], [`platform`], [`reference`](mod@reference), [`time`] |
 //! | 1 | [`dockerfile`], [`ignore`], [`image`]: pure text and data |
-//! | 2 | [`fs`], [`layer`], [`store`], [`registry`], [`sandbox`], [`snapshot`], [`context`] |
+//! | 2 | [`fs`], [`layer`], [`store`], [`registry`], [`remote`], [`sandbox`], [`snapshot`], [`context`] |
 //! | 3 | [`graph`], [`solver`], [`step`] |
 //! | 4 | [`build`], [`export`] |
 //! | 5 | [`cli`] |
@@ -31,6 +31,7 @@ pub mod context;
 pub mod fs;
 pub mod layer;
 pub mod registry;
+pub mod remote;
 pub mod sandbox;
 pub mod snapshot;
 pub mod store;

@@ -57,6 +57,20 @@ impl Timestamp {
             .map(Self)
     }
 
+    /// Reads a time of an HTTP header, in any of the three forms of RFC 9110 §5.6.7.
+    pub fn from_http_date(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let newest = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+        if let Ok(time) = newest {
+            return Some(Self(time));
+        }
+        ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
+            .iter()
+            .find_map(|format| jiff::civil::DateTime::strptime(format, text).ok())
+            .and_then(|civil| civil.to_zoned(jiff::tz::TimeZone::UTC).ok())
+            .map(|zoned| Self(zoned.timestamp()))
+    }
+
     /// Seconds since the Unix epoch, rounded down.
     pub fn seconds(self) -> i64 {
         self.0.as_nanosecond().div_euclid(1_000_000_000) as i64
@@ -87,6 +101,21 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_dates_have_three_forms() {
+        for (text, seconds) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(784_111_777)),
+            ("Sun Nov  6 08:49:37 1994", Some(784_111_777)),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", Some(-1)),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            let read = Timestamp::from_http_date(text).map(Timestamp::seconds);
+            assert_eq!(read, seconds, "{text}");
+        }
+    }
 
     #[test]
     fn source_date_epoch_is_whole_seconds() {

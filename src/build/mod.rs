@@ -23,6 +23,7 @@ mod inputs;
 mod load;
 mod outputs;
 pub mod publish;
+mod remote;
 mod resolve;
 mod run;
 pub mod run_image;

@@ -11,6 +11,7 @@ use super::assemble::{Assembled, assemble, compressed_size};
 use super::check::{self, Examination};
 use super::error::{BuildError, Located};
 use super::fetch::{Fetcher, Pulls};
+use super::remote::{Downloads, Remotes};
 use super::resolve::Resolver;
 use super::{
     BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
@@ -23,6 +24,7 @@ use crate::layer::form::Form;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
+use crate::remote::HttpClient;
 use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::Materializer;
 use crate::solver::cancel::Cancel;
@@ -111,12 +113,22 @@ pub async fn build(
     }
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
+    let secrets = Arc::new(inputs::secrets(&request.secrets, &*environment.variables)?);
+    let remotes = Remotes {
+        http: HttpClient::new(environment.client.clone(), environment.store.clone()),
+        reporter: Arc::clone(&reporter),
+        runtime: Handle::current(),
+        cancel: environment.cancel.clone(),
+        secrets: Arc::clone(&secrets),
+        downloads: Downloads::default(),
+    };
     let context = Arc::new(StepContext {
         materializer: Arc::clone(&materializer),
         context: Some(Arc::clone(&opened.context)),
         folders: folders.clone(),
+        remotes: Arc::new(remotes),
         launcher: environment.launcher.clone(),
-        secrets: inputs::secrets(&request.secrets, &*environment.variables)?,
+        secrets,
         no_cache: request.no_cache,
         cancel: environment.cancel.clone(),
         logs: Arc::new(environment.store.build_logs()),

@@ -417,7 +417,7 @@ impl Walk<'_> {
     /// Tells of a source that `.dockerignore` leaves out. Where that takes something back with a
     /// `!`, there is no telling from the patterns alone.
     fn ignored(&mut self, here: &Here<'_>, source: &str, verb: &str) {
-        let Some(matcher) = self.ignore.filter(|_| !super::transfer::is_remote(source)) else {
+        let Some(matcher) = self.ignore.filter(|_| !super::remote::is_remote(source)) else {
             return;
         };
         let source = ignore::clean(source);

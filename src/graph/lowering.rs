@@ -337,7 +337,7 @@ impl Lowering<'_> {
                     }
                 };
                 let time = self.plan.options.source_date_epoch;
-                let (copy, message) = state.transfer(transfer, from, is_add, step.span, time)?;
+                let (copy, message) = state.transfer(transfer, from, is_add, time)?;
                 self.add(state, Operation::Copy(copy), step, is_trigger);
                 state.push_history(format!("{message} # buildkit"), false);
                 Ok(())

@@ -28,9 +28,11 @@ pub mod lowering;
 mod metadata;
 mod mounts;
 pub mod plan;
+mod remote;
 mod transfer;
 
 pub use chmod::Chmod;
+pub use remote::{HttpSource, RemoteSource};
 
 /// Names a vertex of one graph. Inputs always have lower numbers than what reads them.
 #[derive(Clone, std::marker::Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -262,6 +264,8 @@ pub enum CopySource {
     },
     /// A heredoc.
     Inline(InlineFile),
+    /// What is fetched from elsewhere.
+    Remote(RemoteSource),
 }
 
 /// WORKDIR: the directory exists afterwards.

@@ -1,6 +1,7 @@
 //! COPY and ADD: from words to an operation, refusing what rbuild doesn't have.
 
 use super::lowering::{StageState, absent, absolute};
+use super::remote::{self, HttpSource, RemoteSource};
 use super::{Chmod, Copy, CopySource, FileSystem, InlineFile};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
@@ -14,10 +15,8 @@ impl StageState {
         transfer: &Transfer,
         from: FileSystem,
         is_add: bool,
-        span: Span,
         directory_time: Option<i64>,
     ) -> Result<(Copy, String), Diagnostic> {
-        refuse_absent(transfer, is_add, span)?;
         let instruction = if is_add { "ADD" } else { "COPY" };
         let mut message = instruction.to_owned();
         if transfer.parents {
@@ -48,6 +47,7 @@ impl StageState {
                 }
             }
         };
+        let checksum = self.checksum(transfer)?;
         let mut sources = Vec::new();
         // Paths first, whatever their order.
         let (paths, heredocs): (Vec<&Source>, Vec<&Source>) = transfer
@@ -55,7 +55,8 @@ impl StageState {
             .iter()
             .partition(|source| matches!(source, Source::Path(_)));
         for source in paths.into_iter().chain(heredocs) {
-            sources.push(self.source(source, transfer.parents, is_add, &mut message)?);
+            let checksum = checksum.as_ref();
+            sources.push(self.source(source, transfer, checksum, is_add, &mut message)?);
         }
         let destination = self.expand(&transfer.destination)?;
         message.push_str(&format!(" {destination}"));
@@ -88,10 +89,32 @@ impl StageState {
         Ok((copy, message))
     }
 
+    /// The `--checksum`, which only what is fetched can have, with where it is written.
+    fn checksum(&self, transfer: &Transfer) -> Result<Option<(String, Span)>, Diagnostic> {
+        let Some(word) = &transfer.checksum else {
+            return Ok(None);
+        };
+        let text = self.expand(word)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let paths = transfer.sources.iter().filter_map(|source| match source {
+            Source::Path(path) => Some(path),
+            Source::Heredoc(_) => None,
+        });
+        let refused = match paths.collect::<Vec<_>>().as_slice() {
+            [path] if remote::is_remote(&self.expand(path)?) => return Ok(Some((text, word.span))),
+            [_] => "checksum requires HTTP(S) or Git sources",
+            _ => "checksum can't be specified for multiple sources",
+        };
+        Self::refuse(word.span, refused.to_owned())
+    }
+
     fn source(
         &self,
         source: &Source,
-        parents: bool,
+        transfer: &Transfer,
+        checksum: Option<&(String, Span)>,
         is_add: bool,
         message: &mut String,
     ) -> Result<CopySource, Diagnostic> {
@@ -99,15 +122,25 @@ impl StageState {
             Source::Path(word) => {
                 let path = self.expand(word)?;
                 message.push_str(&format!(" {path}"));
-                if is_remote(&path) {
+                if remote::is_git(&path) {
                     return Err(if is_add {
-                        absent(word.span, "ADD of a URL or a git repository")
+                        absent(word.span, "ADD of a git repository")
                     } else {
-                        Diagnostic::error(word.span, "source can't be a URL for COPY".to_owned())
-                            .with_help("download it in a RUN step")
+                        let message = "source can't be a git ref for COPY".to_owned();
+                        Diagnostic::error(word.span, message).with_help("ADD clones repositories")
                     });
                 }
-                Ok(if parents {
+                if remote::is_http(&path) {
+                    if !is_add {
+                        let message = "source can't be a URL for COPY".to_owned();
+                        return Err(
+                            Diagnostic::error(word.span, message).with_help("ADD fetches URLs")
+                        );
+                    }
+                    let source = http(path, checksum, transfer.unpack)?;
+                    return Ok(CopySource::Remote(RemoteSource::Http(source)));
+                }
+                Ok(if transfer.parents {
                     with_parents(&path)
                 } else {
                     CopySource::Path(absolute("/", &path))
@@ -146,16 +179,28 @@ impl StageState {
     }
 }
 
-fn refuse_absent(transfer: &Transfer, is_add: bool, span: Span) -> Result<(), Diagnostic> {
-    let instruction = if is_add { "ADD" } else { "COPY" };
-    let flag = if transfer.checksum.is_some() {
-        "--checksum"
-    } else if transfer.keep_git_dir.is_some() {
-        "--keep-git-dir"
-    } else {
-        return Ok(());
+/// A file that ADD fetches. As in BuildKit, it is unpacked only where that is asked for.
+fn http(
+    url: String,
+    checksum: Option<&(String, Span)>,
+    unpack: Option<bool>,
+) -> Result<HttpSource, Diagnostic> {
+    let checksum = match checksum {
+        None => None,
+        Some((text, span)) => {
+            let digest = remote::checksum(text).map_err(|message| {
+                Diagnostic::error(*span, message)
+                    .with_help("write it as --checksum=sha256:HEX, with 64 lower-case digits")
+            })?;
+            Some(digest)
+        }
     };
-    Err(absent(span, &format!("`{instruction} {flag}`")))
+    Ok(HttpSource {
+        name: remote::file_name(&url),
+        url,
+        checksum,
+        unpack: unpack == Some(true),
+    })
 }
 
 /// A source of `COPY --parents`: what stands behind its first `/./` is kept.
@@ -173,12 +218,6 @@ fn with_parents(path: &str) -> CopySource {
         root: absolute("/", root),
         pattern,
     }
-}
-
-pub(super) fn is_remote(path: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|scheme| path.starts_with(scheme))
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ impl std::error::Error for RegistryError {
 }
 
 impl ErrorKind {
-    pub(super) fn malformed(what: &'static str, reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(what: &'static str, reason: impl Into<String>) -> Self {
         Self::Malformed {
             what,
             reason: reason.into(),
@@ -269,7 +269,7 @@ impl ErrorKind {
     }
 
     /// Whether the same request may succeed a moment later.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Status(error) => is_transient_status(error.status),
             Self::Connect(_) | Self::Timeout { .. } | Self::Broken(_) => true,
@@ -340,12 +340,12 @@ impl ErrorKind {
     }
 }
 
-pub(super) fn is_transient_status(status: u16) -> bool {
+pub(crate) fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// A URL fit to be shown: scheme, host, port and path only.
-pub(super) fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url
         .port()

@@ -50,9 +50,13 @@ pub use retry::RetryPolicy;
 pub use source::{BlobSource, BlobStream};
 pub use transport::Timeouts;
 
+pub(crate) use error::{is_transient_status, shown};
+pub(crate) use retry::{Backoff, retry_after};
+pub(crate) use transport::{Request, Response, Transport};
+
 use auth::Authenticator;
 use endpoint::Endpoint;
-use transport::{Transport, TransportOptions};
+use transport::TransportOptions;
 
 use crate::reference::Reference;
 
@@ -106,6 +110,8 @@ pub struct Client {
 
 struct Inner {
     transport: Transport,
+    /// For what is no registry's: no host gets the liberties that registries get.
+    downloads: Transport,
     authenticator: Authenticator,
     mirrors: Vec<Mirror>,
     /// Mirrors that could not be reached: not asked again, or each blob would wait for them.
@@ -154,20 +160,34 @@ impl Client {
             .insecure
             .iter()
             .map(|host| host.to_ascii_lowercase());
+        let for_registries = TransportOptions {
+            user_agent: options.user_agent,
+            trusts_loopback: true,
+            insecure: insecure.collect(),
+            extra_roots: options.extra_roots,
+            certificate_folders: options.certificate_folders,
+            timeouts: options.timeouts,
+            retry: options.retry,
+        };
+        let for_downloads = TransportOptions {
+            trusts_loopback: false,
+            insecure: BTreeSet::new(),
+            certificate_folders: Vec::new(),
+            ..for_registries.clone()
+        };
         Self {
             inner: Arc::new(Inner {
-                transport: Transport::new(TransportOptions {
-                    user_agent: options.user_agent,
-                    insecure: insecure.collect(),
-                    extra_roots: options.extra_roots,
-                    certificate_folders: options.certificate_folders,
-                    timeouts: options.timeouts,
-                    retry: options.retry,
-                }),
+                transport: Transport::new(for_registries),
+                downloads: Transport::new(for_downloads),
                 authenticator: Authenticator::new(options.credentials),
                 mirrors: options.mirrors,
                 silent_mirrors: Mutex::default(),
             }),
         }
+    }
+
+    /// Connections to servers that are no registries, with the same patience, proxies and CAs.
+    pub(crate) fn downloads(&self) -> &Transport {
+        &self.inner.downloads
     }
 }

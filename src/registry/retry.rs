@@ -34,13 +34,13 @@ impl Default for RetryPolicy {
 
 /// The tries of one act.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     policy: RetryPolicy,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
         Self {
             policy,
             failures: 0,
@@ -48,12 +48,12 @@ impl Backoff {
     }
 
     /// Forgets earlier failures, because the act has moved on since.
-    pub(super) fn progressed(&mut self) {
+    pub(crate) fn progressed(&mut self) {
         self.failures = 0;
     }
 
     /// How long to wait before the next try; `None` to give up.
-    pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.policy.attempts {
             return None;
@@ -79,7 +79,7 @@ fn jitter() -> f64 {
 }
 
 /// The wait a `Retry-After` header asks for (RFC 9110 §10.2.3): seconds, or a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds));

@@ -55,6 +55,8 @@ impl Default for Timeouts {
 #[derive(Debug, Clone)]
 pub(super) struct TransportOptions {
     pub(super) user_agent: String,
+    /// Whether hosts of this machine may be spoken to without TLS or with any certificate.
+    pub(super) trusts_loopback: bool,
     pub(super) insecure: BTreeSet<String>,
     pub(super) extra_roots: Vec<PathBuf>,
     pub(super) certificate_folders: Vec<PathBuf>,
@@ -63,7 +65,7 @@ pub(super) struct TransportOptions {
 }
 
 /// Connections to any number of hosts.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     options: TransportOptions,
     clients: Mutex<BTreeMap<Route, reqwest::Client>>,
     origins: Mutex<BTreeMap<String, Url>>,
@@ -80,7 +82,7 @@ struct Route {
 }
 
 /// What a request carries.
-pub(super) enum Body<'a> {
+pub(crate) enum Body<'a> {
     Empty,
     Bytes(Bytes),
     /// Opened anew for each try; the second value is the length, where it is known.
@@ -88,16 +90,16 @@ pub(super) enum Body<'a> {
 }
 
 /// A request that can be made several times.
-pub(super) struct Request<'a> {
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) headers: HeaderMap,
-    pub(super) authorization: Option<HeaderValue>,
-    pub(super) body: Body<'a>,
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) body: Body<'a>,
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(method: Method, url: Url) -> Self {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
         Self {
             method,
             url,
@@ -107,7 +109,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(super) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
@@ -120,32 +122,32 @@ impl<'a> Request<'a> {
 
 /// An answer whose body has not been read yet.
 #[derive(Debug)]
-pub(super) struct Response {
+pub(crate) struct Response {
     inner: reqwest::Response,
     /// Where it came from in the end.
-    pub(super) url: Url,
+    pub(crate) url: Url,
     /// Whether a redirect led away from the origin that was asked.
     pub(super) foreign: bool,
     idle: Duration,
 }
 
 impl Response {
-    pub(super) fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.inner.status().as_u16()
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
+    pub(crate) fn headers(&self) -> &HeaderMap {
         self.inner.headers()
     }
 
     /// A header's value, where it is there and readable.
-    pub(super) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
 
     /// The length that the `Content-Length` header announces. (For the answer to a HEAD, the
     /// length of the body says nothing.)
-    pub(super) fn content_length(&self) -> Option<u64> {
+    pub(crate) fn content_length(&self) -> Option<u64> {
         self.header(CONTENT_LENGTH)?.trim().parse().ok()
     }
 
@@ -175,7 +177,7 @@ impl Response {
     }
 
     /// The next piece of the body; `None` at its end.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, ErrorKind> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ErrorKind> {
         match tokio::time::timeout(self.idle, self.inner.chunk()).await {
             Ok(chunk) => chunk.map_err(ErrorKind::from_http),
             Err(_) => Err(ErrorKind::Timeout {
@@ -209,7 +211,7 @@ impl Response {
     }
 
     /// The error that this answer is: its status and the body's explanation.
-    pub(super) async fn into_error(self) -> ErrorKind {
+    pub(crate) async fn into_error(self) -> ErrorKind {
         let status = self.status();
         let foreign = self.foreign.then(|| authority_of(&self.url));
         let body = self.bytes("the error's explanation", MAX_ERROR_BODY).await;
@@ -236,13 +238,14 @@ impl Transport {
         }
     }
 
-    pub(super) fn retry_policy(&self) -> RetryPolicy {
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
         self.options.retry
     }
 
     /// Whether `url`'s host may be spoken to without TLS or with any certificate.
     fn may_be_insecure(&self, url: &Url) -> bool {
-        is_loopback(url) || self.options.insecure.contains(&authority_of(url))
+        (self.options.trusts_loopback && is_loopback(url))
+            || self.options.insecure.contains(&authority_of(url))
     }
 
     fn client(&self, url: &Url) -> Result<reqwest::Client, ErrorKind> {
@@ -333,7 +336,7 @@ impl Transport {
 
     /// Makes the request until it is answered with anything but a passing failure, or the
     /// tries are used up; the last answer is returned whatever it is.
-    pub(super) async fn exchange(&self, request: &Request<'_>) -> Result<Response, ErrorKind> {
+    pub(crate) async fn exchange(&self, request: &Request<'_>) -> Result<Response, ErrorKind> {
         let mut backoff = Backoff::new(self.options.retry);
         loop {
             let outcome = self.exchange_once(request).await;
@@ -356,7 +359,7 @@ impl Transport {
     }
 
     /// Makes the request once, redirects followed.
-    pub(super) async fn exchange_once(&self, request: &Request<'_>) -> Result<Response, ErrorKind> {
+    pub(crate) async fn exchange_once(&self, request: &Request<'_>) -> Result<Response, ErrorKind> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let foreign = url.origin() != request.url.origin();

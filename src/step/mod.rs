@@ -20,8 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
-use crate::graph::{FileSystem, Graph, Operation, VertexIndex};
+use crate::graph::{FileSystem, Graph, Operation, RemoteSource, VertexIndex};
 use crate::layer::view::View;
+use crate::remote::RemoteError;
 use crate::sandbox::Launcher;
 use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotError, SnapshotTree};
 use crate::solver::cancel::{Cancel, Canceled};
@@ -43,6 +44,9 @@ pub enum StepError {
     /// RUN.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// What comes from elsewhere.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A user or group.
     #[error(transparent)]
     Owner(#[from] UnknownOwner),
@@ -72,12 +76,24 @@ impl StepError {
                 | Self::Copy(CopyError::Canceled)
                 | Self::Run(RunError::Canceled)
                 | Self::Snapshot(SnapshotError::Canceled)
+                | Self::Remote(RemoteError::Canceled)
         )
     }
 }
 
 /// Gives the value of a secret. `None` when the build was given none of that id.
 pub type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// Fetches what ADD names by a URL.
+pub trait FetchRemote: Send + Sync {
+    /// The files that `source` stands for now: a tree in which [`RemoteSource::path`] is what is
+    /// copied. What several steps name is fetched once. It may take long, and is called where
+    /// that is allowed.
+    ///
+    /// # Errors
+    /// When it can't be had, or is not what its checksum says.
+    fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError>;
+}
 
 /// Everything that steps work with.
 pub struct StepContext {
@@ -87,10 +103,12 @@ pub struct StepContext {
     pub context: Option<Arc<dyn FileTree>>,
     /// Named contexts that are folders, by number.
     pub folders: Vec<Arc<dyn FileTree>>,
+    /// Fetches what ADD names by a URL.
+    pub remotes: Arc<dyn FetchRemote>,
     /// Starts sandboxes; `None` where none can be had, with the reason.
     pub launcher: Result<Launcher, String>,
     /// Values of `--secret`.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
     /// Run every step (`--no-cache`).
     pub no_cache: bool,
     /// Stops the build.

@@ -58,6 +58,7 @@
 mod blob;
 mod cache;
 mod database;
+mod download;
 mod error;
 mod image;
 mod import;
@@ -82,6 +83,7 @@ use std::sync::{Arc, Mutex};
 
 pub use blob::BlobWriter;
 pub use cache::{CacheRecord, RemoteRecord};
+pub use download::DownloadRecord;
 pub use error::StoreError;
 pub use image::ImageRecord;
 pub use import::{ImageFile, ImportError, ImportedImage, ImportedLayer, NamedImage, Selection};

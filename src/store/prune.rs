@@ -106,7 +106,7 @@ impl Store {
             self.inner.database.write(|transaction| {
                 Ok(transaction.execute_batch(
                     "DELETE FROM cache; DELETE FROM operations; DELETE FROM memos;
-                     DELETE FROM directories; DELETE FROM remotes;",
+                     DELETE FROM directories; DELETE FROM remotes; DELETE FROM downloads;",
                 )?)
             })?;
             self.inner.database.compact()?;

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
+use super::download::DownloadRecord;
 use super::session::Session;
 use super::{CacheRecord, CompressedBlob, ImageRecord, Layer, LayerId, NewLayer, RemoteRecord};
 use crate::digest::{BlobDigest, CacheKey, ChainId, DiffId, Digest, ImageId};
@@ -120,6 +121,15 @@ CREATE TABLE manifests (
     image BLOB NOT NULL REFERENCES images (id) ON DELETE CASCADE,
     reference TEXT NOT NULL,
     PRIMARY KEY (image, reference)
+) WITHOUT ROWID;
+",
+    "
+CREATE TABLE downloads (
+    url BLOB PRIMARY KEY,
+    digest BLOB NOT NULL,
+    etag TEXT,
+    last_modified TEXT,
+    fetched INTEGER NOT NULL
 ) WITHOUT ROWID;
 ",
 ];
@@ -480,6 +490,34 @@ pub(super) fn put_remote(
         platform.to_string(),
         record.manifest.0.as_bytes(),
         record.checked_at.to_string()
+    ])
+    .map(drop)
+}
+
+pub(super) fn download(c: &Connection, url: &CacheKey) -> Result<Option<DownloadRecord>> {
+    c.prepare_cached("SELECT digest, etag, last_modified, fetched FROM downloads WHERE url = ?1")?
+        .query_row([url.as_bytes()], |row| {
+            Ok(DownloadRecord {
+                digest: BlobDigest(required_digest(row, 0)?),
+                etag: row.get(1)?,
+                last_modified: row.get(2)?,
+                fetched: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+pub(super) fn put_download(c: &Connection, url: &CacheKey, record: &DownloadRecord) -> Result<()> {
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO downloads (url, digest, etag, last_modified, fetched)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        url.as_bytes(),
+        record.digest.0.as_bytes(),
+        record.etag,
+        record.last_modified,
+        record.fetched,
     ])
     .map(drop)
 }

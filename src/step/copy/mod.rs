@@ -98,11 +98,20 @@ pub(super) struct Selection {
     items: Vec<Item>,
 }
 
-/// Decides what `copy` puts where. `tree` is what it copies from, `view` what it copies onto,
+/// What COPY and ADD read.
+#[derive(Clone, Copy)]
+pub(super) struct Origins<'a> {
+    /// What paths are paths of; nothing for `scratch`.
+    pub(super) tree: Option<&'a Arc<dyn FileTree>>,
+    /// What the sources that come from elsewhere have become, in their order.
+    pub(super) fetched: &'a [Arc<dyn FileTree>],
+}
+
+/// Decides what `copy` puts where. `origins` is what it copies from, `view` what it copies onto,
 /// `owner` what `--chown` says.
 pub(super) fn select(
     copy: &Copy,
-    tree: Option<&Arc<dyn FileTree>>,
+    origins: Origins<'_>,
     view: View,
     owner: Option<Owner>,
     cancel: &Cancel,
@@ -127,14 +136,15 @@ pub(super) fn select(
     let mut destination = Destination::new(view, on_the_way);
     let selector = Selector {
         copy,
-        tree,
+        tree: origins.tree,
+        unpack: copy.unpack,
         owner,
-        exclude,
+        exclude: exclude.as_ref(),
         cancel,
         scratch,
-        source: Cell::new(0),
+        source: &Cell::new(0),
     };
-    selector.select(&mut destination)?;
+    selector.select(&mut destination, origins.fetched)?;
     Ok(Selection {
         items: destination.finish(copy.directory_time),
     })
@@ -335,10 +345,12 @@ impl StepContext {
         fresh: bool,
         begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
+        let fetched = &self.fetch(copy)?;
+        let origins = Origins { tree, fetched };
         if !copy.link {
-            return self.copy_onto(copy, parent, tree, fresh, begin);
+            return self.copy_onto(copy, parent, origins, fresh, begin);
         }
-        let mut result = self.copy_onto(copy, &empty_snapshot(), tree, fresh, begin)?;
+        let mut result = self.copy_onto(copy, &empty_snapshot(), origins, fresh, begin)?;
         let mut key = CacheKeyBuilder::new("linked layer");
         let key = key.key(&parent.key).key(&result.snapshot.key).finish();
         let layers = parent.layers.iter().chain(&result.snapshot.layers);
@@ -349,11 +361,22 @@ impl StepContext {
         Ok(result)
     }
 
+    /// The trees of the sources that come from elsewhere, in their order.
+    fn fetch(&self, copy: &Copy) -> Result<Vec<Arc<dyn FileTree>>, StepError> {
+        let mut trees = Vec::new();
+        for source in &copy.sources {
+            if let CopySource::Remote(remote) = source {
+                trees.push(self.remotes.fetch(remote)?);
+            }
+        }
+        Ok(trees)
+    }
+
     fn copy_onto(
         &self,
         copy: &Copy,
         parent: &Snapshot,
-        tree: Option<&Arc<dyn FileTree>>,
+        origins: Origins<'_>,
         fresh: bool,
         begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
@@ -366,7 +389,7 @@ impl StepContext {
             Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),
         };
         let scratch = || self.temporary_file();
-        let selection = select(copy, tree, view, owner, &self.cancel, &scratch)?;
+        let selection = select(copy, origins, view, owner, &self.cancel, &scratch)?;
         let key_of = |content: CacheKey| {
             let mut key = CacheKeyBuilder::new("copy");
             key.key(&parent.key).key(&content).finish()
@@ -404,6 +427,9 @@ fn operation_key(copy: &Copy, parent: &Snapshot) -> CacheKey {
                 .field(root.as_bytes())
                 .field(pattern.as_bytes()),
             CopySource::Inline(file) => key.number(1).field(file.name.as_bytes()),
+            CopySource::Remote(remote) => key
+                .number(4 + u64::from(remote.is_unpacked()))
+                .field(remote.path().as_bytes()),
         };
     }
     for pattern in &copy.exclude {

@@ -74,7 +74,7 @@ impl Selector<'_> {
                 target: &target,
                 is_included: false,
             };
-            let exclude = self.exclude.as_ref();
+            let exclude = self.exclude;
             let is_entered = |child: &Node| {
                 let path = below(&child.entry.path, &node.entry.path);
                 may_enter(&include, exclude, path, include.excluded(path))
@@ -100,7 +100,7 @@ impl Selector<'_> {
         for child in list(at.directory)? {
             let relative = join_path(at.relative, child.entry.name());
             let is_included = at.is_included || walk.include.excluded(&relative);
-            let exclude = self.exclude.as_ref();
+            let exclude = self.exclude;
             let is_wanted = is_included && !exclude.is_some_and(|one| one.excluded(&relative));
             let target = join_path(at.target, child.entry.name());
             if is_wanted {

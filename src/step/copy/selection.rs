@@ -21,18 +21,27 @@ use crate::solver::cancel::Cancel;
 /// What is the same for all sources of one instruction.
 pub(super) struct Selector<'a> {
     pub(super) copy: &'a Copy,
+    /// What paths are paths of.
     pub(super) tree: Option<&'a Arc<dyn FileTree>>,
+    /// Whether archives are unpacked.
+    pub(super) unpack: bool,
     pub(super) owner: Option<Owner>,
-    pub(super) exclude: Option<Matcher>,
+    pub(super) exclude: Option<&'a Matcher>,
     pub(super) cancel: &'a Cancel,
     pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
     /// Counts the sources.
-    pub(super) source: Cell<u64>,
+    pub(super) source: &'a Cell<u64>,
 }
 
 impl Selector<'_> {
-    /// Puts every source into `destination`.
-    pub(super) fn select(&self, destination: &mut Destination) -> Result<(), CopyError> {
+    /// Puts every source into `destination`. `fetched` are the trees of those that come from
+    /// elsewhere, in their order.
+    pub(super) fn select(
+        &self,
+        destination: &mut Destination,
+        fetched: &[Arc<dyn FileTree>],
+    ) -> Result<(), CopyError> {
+        let mut fetched = fetched.iter();
         let written = self.copy.destination.trim_start_matches('/');
         let written = written.trim_end_matches('/').as_bytes();
         for source in &self.copy.sources {
@@ -53,6 +62,15 @@ impl Selector<'_> {
                 }
                 CopySource::Literal(path) => {
                     self.paths(destination, vec![relative(path).to_vec()], written)?;
+                }
+                CopySource::Remote(remote) => {
+                    let selector = Selector {
+                        tree: fetched.next(),
+                        unpack: remote.is_unpacked(),
+                        ..*self
+                    };
+                    let path = remote.path().as_bytes().to_vec();
+                    selector.paths(destination, vec![path], written)?;
                 }
                 CopySource::Parents { root, pattern } => {
                     self.with_parents(destination, relative(root), pattern, written)?;
@@ -83,7 +101,7 @@ impl Selector<'_> {
             let node = tree.lookup(&found, true)?.ok_or_else(missing)?;
             // Names of one file stay links of each other within one source only.
             self.source.set(self.source.get() + 1);
-            if self.copy.unpack
+            if self.unpack
                 && node.entry.kind == EntryKind::File
                 && archive::unpack(self, tree, &node, destination, written)?
             {
@@ -94,7 +112,7 @@ impl Selector<'_> {
                 let target = destination.resolve(written)?;
                 destination.make_directories(&target)?;
                 let root = node.entry.path.as_slice();
-                let exclude = self.exclude.as_ref().filter(|one| !one.has_exceptions());
+                let exclude = self.exclude.filter(|one| !one.has_exceptions());
                 let wanted = |node: &Node| {
                     !exclude.is_some_and(|one| one.excluded(below(&node.entry.path, root)))
                 };
@@ -141,7 +159,7 @@ impl Selector<'_> {
             let name = child.entry.name();
             let is_directory = child.entry.is_directory();
             let target = join_path(target, name);
-            let Some(exclude) = &self.exclude else {
+            let Some(exclude) = self.exclude else {
                 let path = is_directory.then(|| child.entry.path.clone());
                 self.node(destination, child, target.clone())?;
                 if let Some(path) = path {

@@ -1,0 +1,132 @@
+//! Brings what ADD names by a URL into the store, each URL once in a build.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use reqwest::header::HeaderValue;
+use tokio::runtime::Handle;
+use url::Url;
+
+use crate::digest::BlobDigest;
+use crate::graph::{HttpSource, RemoteSource};
+use crate::remote::{
+    Download, DownloadedFile, HttpClient, HttpError, HttpProgress, HttpRequest, RemoteError,
+    shown_url,
+};
+use crate::snapshot::FileTree;
+use crate::solver::cancel::Cancel;
+use crate::solver::events::{Outcome, Reporter};
+use crate::step::{FetchRemote, Secrets};
+
+/// A download that goes on or has ended.
+type Downloading = Shared<BoxFuture<'static, Result<Download, RemoteError>>>;
+
+/// Fetches for one build.
+pub(super) struct Remotes {
+    pub(super) http: HttpClient,
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) runtime: Handle,
+    pub(super) cancel: Cancel,
+    /// Among them credentials for hosts, by their names.
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) downloads: Downloads,
+}
+
+/// The downloads of a build, by URL and checksum.
+#[derive(Default)]
+pub(super) struct Downloads(Mutex<BTreeMap<(String, Option<BlobDigest>), Downloading>>);
+
+impl FetchRemote for Remotes {
+    fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError> {
+        match source {
+            RemoteSource::Http(HttpSource {
+                url,
+                name,
+                checksum,
+                ..
+            }) => {
+                // Steps run on threads of their own, where waiting for the network is allowed.
+                let download = self.runtime.block_on(self.download(url, *checksum))?;
+                let store = self.http.store().clone();
+                Ok(Arc::new(DownloadedFile::new(store, &download, name)))
+            }
+        }
+    }
+}
+
+impl Remotes {
+    /// Fetches a URL, or joins whoever does.
+    pub(super) fn download(&self, url: &str, checksum: Option<BlobDigest>) -> Downloading {
+        let mut downloads = self
+            .downloads
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (url.to_owned(), checksum);
+        let download = downloads.entry(key).or_insert_with(|| {
+            let (http, reporter) = (self.http.clone(), Arc::clone(&self.reporter));
+            let (url, cancel) = (url.to_owned(), self.cancel.clone());
+            let authorization = authorization(&url, &self.secrets);
+            let download = async move {
+                let request = HttpRequest {
+                    authorization: authorization.map_err(Arc::new)?,
+                    url,
+                    checksum,
+                };
+                tokio::select! {
+                    download = fetch(&http, &request, &reporter) => Ok(download.map_err(Arc::new)?),
+                    () = cancel.canceled() => Err(RemoteError::Canceled),
+                }
+            };
+            download.boxed().shared()
+        });
+        download.clone()
+    }
+}
+
+async fn fetch(
+    http: &HttpClient,
+    request: &HttpRequest,
+    reporter: &Arc<Reporter>,
+) -> Result<Download, HttpError> {
+    let shown = shown_url(&request.url);
+    let activity = Arc::new(reporter.begin(&format!("[internal] fetch {shown}")));
+    let progress: HttpProgress = {
+        let activity = Arc::clone(&activity);
+        Arc::new(move |current, total| activity.progress("downloading", current, total))
+    };
+    let download = http.fetch(request, &progress).await;
+    drop(progress);
+    if let Some(activity) = Arc::into_inner(activity) {
+        activity.end_as(match &download {
+            Ok(download) if download.was_known => Outcome::Cached,
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.to_string()),
+        });
+    }
+    download
+}
+
+/// What a secret says is to be sent to the URL's host: `HTTP_AUTH_TOKEN_host` is a bearer token,
+/// `HTTP_AUTH_HEADER_host` a whole header, as in BuildKit.
+fn authorization(url: &str, secrets: &Secrets) -> Result<Option<HeaderValue>, HttpError> {
+    let Some(host) = Url::parse(url)
+        .ok()
+        .and_then(|url| Some(url.host_str()?.to_owned()))
+    else {
+        return Ok(None);
+    };
+    for (prefix, scheme) in [("HTTP_AUTH_TOKEN_", "Bearer "), ("HTTP_AUTH_HEADER_", "")] {
+        let name = format!("{prefix}{host}");
+        if let Some(secret) = secrets.get(&name) {
+            let value = [scheme.as_bytes(), secret].concat();
+            let mut value =
+                HeaderValue::from_bytes(&value).map_err(|_| HttpError::Authorization(name))?;
+            value.set_sensitive(true);
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
