@@ -6,8 +6,9 @@ use std::io::Read;
 use std::sync::{Arc, PoisonError};
 
 use super::error::{BuildError, Located};
+use super::remote::Remotes;
 use super::run::{BuildEnvironment, dockerfile_name, options, resolve_all};
-use super::{BuildRequest, dockerfile};
+use super::{BuildRequest, ContextSource, DockerfileSource, dockerfile, inputs};
 use crate::dockerfile as language;
 use crate::dockerfile::lint::{self, Checks, Warning};
 use crate::graph::BaseImage;
@@ -15,7 +16,7 @@ use crate::graph::lint as graph_lint;
 use crate::graph::lowering::lower;
 use crate::graph::plan::{ImageKey, Plan};
 use crate::ignore::Matcher;
-use crate::solver::events::{EventSink, Reporter};
+use crate::solver::events::{EventSink, NoEvents, Reporter};
 
 /// The build argument that says what `# check=` says, and is heard in its stead.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -40,7 +41,8 @@ pub async fn check(
     events: Arc<dyn EventSink>,
 ) -> Result<Checked, BuildError> {
     let reporter = Arc::new(Reporter::new(events));
-    let opened = open(&request, environment, &reporter)?;
+    let remotes = remotes(&request, environment, &reporter)?;
+    let opened = open(&request, environment, &remotes).await?;
     let examination = Examination {
         source: &opened.dockerfile,
         ignore: opened.ignore.as_ref(),
@@ -78,21 +80,41 @@ pub struct Targets {
     pub json: String,
 }
 
-/// Lists the stages that can be built.
+/// Lists the stages that can be built. Must be called on a tokio runtime.
 ///
 /// # Errors
 /// When there is no Dockerfile, or it can't be read as one.
-pub fn targets(
+pub async fn targets(
     request: &BuildRequest,
     environment: &BuildEnvironment,
 ) -> Result<Targets, BuildError> {
     let stdin = stdin(environment);
-    let source = dockerfile::open(request, &environment.store, stdin)?.dockerfile;
+    let reporter = Arc::new(Reporter::new(Arc::new(NoEvents)));
+    let remotes = remotes(request, environment, &reporter)?;
+    let fetched = dockerfile::fetch(request, &remotes).await?;
+    let opened = dockerfile::open(request, fetched, &environment.store, stdin)?;
+    let source = opened.dockerfile;
     let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
     Ok(Targets {
         text: language::targets::to_text(&parsed),
         json: language::targets::to_json(&parsed, &source.text),
     })
+}
+
+/// What fetches a context from elsewhere, with the credentials for it.
+fn remotes(
+    request: &BuildRequest,
+    environment: &BuildEnvironment,
+    reporter: &Arc<Reporter>,
+) -> Result<Remotes, BuildError> {
+    let is_remote = matches!(request.context, ContextSource::Remote(_))
+        || matches!(request.dockerfile, DockerfileSource::Url(_));
+    let sources = match is_remote {
+        true => request.secrets.as_slice(),
+        false => &[],
+    };
+    let secrets = inputs::secrets(sources, &*environment.variables)?;
+    Ok(Remotes::new(environment, reporter, &Arc::new(secrets)))
 }
 
 /// Standard input, for whoever asks first.
@@ -119,17 +141,23 @@ fn place(error: &BuildError) -> (String, usize, usize) {
 }
 
 /// Opens the context and reads the Dockerfile.
-pub(super) fn open(
+pub(super) async fn open(
     request: &BuildRequest,
     environment: &BuildEnvironment,
-    reporter: &Arc<Reporter>,
+    remotes: &Remotes,
 ) -> Result<dockerfile::Opened, BuildError> {
     let stdin = stdin(environment);
-    let activity = reporter.begin(&format!(
+    let fetched = dockerfile::fetch(request, remotes).await?;
+    let activity = remotes.reporter().begin(&format!(
         "[internal] load build definition from {}",
         dockerfile_name(request)
     ));
-    activity.end(dockerfile::open(request, &environment.store, stdin))
+    activity.end(dockerfile::open(
+        request,
+        fetched,
+        &environment.store,
+        stdin,
+    ))
 }
 
 /// What a Dockerfile is examined with.

@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{BuildError, Located};
+use super::remote::Remotes;
 use super::{BuildRequest, ContextSource, DockerfileSource, NamedContext};
-use crate::context::ContextError;
 use crate::context::filter::ContextTree;
 use crate::context::local::LocalTree;
-use crate::context::stream::StreamTree;
+use crate::context::stream::{HEAD, StreamTree, is_archive};
+use crate::context::{self, ContextError};
+use crate::graph::RemoteSource;
 use crate::ignore::{self, Matcher};
-use crate::snapshot::FileTree;
+use crate::remote::shown_url;
+use crate::snapshot::{FileTree, TreeError};
+use crate::step::ContextFolder;
 use crate::store::Store;
 
 /// The largest Dockerfile and ignore file that are read.
@@ -26,44 +30,90 @@ pub(super) struct Opened {
     pub(super) ignore: Option<Matcher>,
 }
 
-/// Either kind of context, to read its own files from.
+/// A context of any kind, to read its own files from.
 enum Tree {
+    /// A folder of this machine.
     Local(Arc<LocalTree>, PathBuf),
-    Stream(Arc<StreamTree>),
+    /// An archive on standard input.
+    Stream(Arc<dyn FileTree>),
+    /// From elsewhere.
+    Remote(Arc<dyn FileTree>),
+    /// One file from elsewhere, of this name, which is the Dockerfile.
+    RemoteFile(Arc<dyn FileTree>, String),
 }
 
 impl Tree {
     fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>, ContextError> {
         match self {
             Self::Local(tree, _) => tree.read(path, LIMIT),
-            Self::Stream(tree) => tree.read_file(path, LIMIT),
+            Self::Stream(tree) | Self::Remote(tree) | Self::RemoteFile(tree, _) => {
+                context::read_file(tree.as_ref(), path, LIMIT)
+            }
         }
     }
 }
 
-/// Opens what the request names. `stdin` is standard input, from its first byte.
+/// What of a request comes from elsewhere.
+pub(super) struct Fetched {
+    context: Option<Tree>,
+    dockerfile: Option<Text>,
+}
+
+/// Fetches the context and the Dockerfile, as far as they are elsewhere.
+pub(super) async fn fetch(
+    request: &BuildRequest,
+    remotes: &Remotes,
+) -> Result<Fetched, BuildError> {
+    let context = match &request.context {
+        ContextSource::Remote(source) => Some(remote(source, remotes).await?),
+        ContextSource::Directory(_) | ContextSource::Stdin => None,
+    };
+    let dockerfile = match &request.dockerfile {
+        DockerfileSource::Url(url) => Some(dockerfile_at(url, remotes).await?),
+        _ => None,
+    };
+    Ok(Fetched {
+        context,
+        dockerfile,
+    })
+}
+
+/// Opens what the request names and is not in `fetched`. `stdin` is standard input, from its
+/// first byte.
 pub(super) fn open(
     request: &BuildRequest,
+    fetched: Fetched,
     store: &Store,
     stdin: Option<Box<dyn Read + Send>>,
 ) -> Result<Opened, BuildError> {
     let mut stdin = stdin;
-    let tree = match &request.context {
-        ContextSource::Directory(path) => {
+    let tree = match (&request.context, fetched.context) {
+        (_, Some(tree)) => tree,
+        (ContextSource::Directory(path), None) => {
             let tree = LocalTree::open(path, Some(store))?;
             Tree::Local(Arc::new(tree), path.clone())
         }
-        ContextSource::Stdin => {
+        (ContextSource::Stdin | ContextSource::Remote(_), None) => {
             let stream = stdin.take().ok_or_else(no_stdin)?;
-            Tree::Stream(Arc::new(StreamTree::read(stream, store)?))
+            let tree = StreamTree::read(stream, "standard input", store)?;
+            Tree::Stream(Arc::new(tree))
         }
     };
-    let (name, bytes, ignore_beside) = dockerfile(request, &tree, stdin)?;
+    let (name, bytes, ignore_beside) = match fetched.dockerfile {
+        Some(dockerfile) => dockerfile,
+        None => dockerfile(request, &tree, stdin)?,
+    };
     let text = String::from_utf8(bytes).map_err(|_| BuildError::NotText(name.clone()))?;
-    let ignore = ignore_file(&tree, ignore_beside)?;
-    let context: Arc<dyn FileTree> = match tree {
-        Tree::Local(tree, _) => tree,
-        Tree::Stream(tree) => tree,
+    let (context, ignore) = match tree {
+        Tree::Local(ref folder, _) => {
+            let ignore = ignore_file(&tree, ignore_beside)?;
+            let folder: Arc<dyn FileTree> = folder.clone();
+            let seen: Arc<dyn FileTree> = Arc::new(ContextTree::new(folder, ignore.clone()));
+            (seen, ignore)
+        }
+        // As in BuildKit, ignore files are for folders, and what is no folder of a user's keeps
+        // its owners.
+        Tree::Stream(tree) | Tree::Remote(tree) | Tree::RemoteFile(tree, _) => (tree, None),
     };
     Ok(Opened {
         dockerfile: Located {
@@ -71,25 +121,60 @@ pub(super) fn open(
             text: text.into(),
             diagnostics: Vec::new(),
         },
-        context: Arc::new(ContextTree::new(context, ignore.clone())),
+        context,
         ignore,
     })
 }
 
-/// Opens the named contexts that are folders, in the order of their names.
+/// A context from elsewhere: of files, an archive is what is in it.
+async fn remote(source: &RemoteSource, remotes: &Remotes) -> Result<Tree, BuildError> {
+    let tree = remotes.tree(source).await?;
+    let RemoteSource::Http(file) = source;
+    let what = shown_url(&file.url);
+    let store = remotes.store().clone();
+    let name = file.name.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let broken = |reason: String| ContextError::NotAnArchive {
+            what: what.clone(),
+            reason,
+        };
+        let open = || -> Result<_, TreeError> {
+            let node = tree.lookup(name.as_bytes(), false)?;
+            node.map(|node| tree.open(&node.file())).transpose()
+        };
+        let opened = open().map_err(|error| broken(error.to_string()))?;
+        let mut content = opened.ok_or_else(|| broken("it is no file".to_owned()))?;
+        let mut head = Vec::with_capacity(HEAD);
+        let read = content.by_ref().take(HEAD as u64).read_to_end(&mut head);
+        read.map_err(|error| broken(error.to_string()))?;
+        if !is_archive(&head) {
+            return Ok(Tree::RemoteFile(tree, name));
+        }
+        let archive = StreamTree::read(std::io::Cursor::new(head).chain(content), &what, &store)?;
+        Ok(Tree::Remote(Arc::new(archive)))
+    });
+    opening.await.map_err(|_| BuildError::Canceled)?
+}
+
+/// Named contexts that are folders, in the order of their names. What is elsewhere is fetched
+/// when it is wanted.
 pub(super) fn open_folders(
     request: &BuildRequest,
     store: &Store,
-) -> Result<Vec<Arc<dyn FileTree>>, BuildError> {
-    let mut folders: Vec<Arc<dyn FileTree>> = Vec::new();
+) -> Result<Vec<ContextFolder>, BuildError> {
+    let mut folders = Vec::new();
     for context in request.contexts.values() {
-        let NamedContext::Folder(path) = context else {
-            continue;
-        };
-        let folder = Arc::new(LocalTree::open(path, Some(store))?);
-        let tree = Tree::Local(Arc::clone(&folder), path.clone());
-        let ignore = ignore_file(&tree, None)?;
-        folders.push(Arc::new(ContextTree::new(folder, ignore)));
+        match context {
+            NamedContext::Folder(path) => {
+                let folder = Arc::new(LocalTree::open(path, Some(store))?);
+                let tree = Tree::Local(Arc::clone(&folder), path.clone());
+                let ignore = ignore_file(&tree, None)?;
+                let seen = ContextTree::new(folder, ignore);
+                folders.push(ContextFolder::Tree(Arc::new(seen)));
+            }
+            NamedContext::Remote(source) => folders.push(ContextFolder::Remote(source.clone())),
+            NamedContext::Image(_) | NamedContext::File { .. } => {}
+        }
     }
     Ok(folders)
 }
@@ -101,12 +186,15 @@ fn no_stdin() -> BuildError {
 /// An ignore file that belongs to one Dockerfile: its name, and its content if it is there.
 type IgnoreFile = Option<(String, Vec<u8>)>;
 
-/// The Dockerfile's name and bytes, and the ignore file of its own.
+/// A Dockerfile: its name, its bytes, and the ignore file of its own.
+type Text = (String, Vec<u8>, IgnoreFile);
+
+/// The Dockerfile of a request.
 fn dockerfile(
     request: &BuildRequest,
     tree: &Tree,
     stdin: Option<Box<dyn Read + Send>>,
-) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
+) -> Result<Text, BuildError> {
     match (&request.dockerfile, tree) {
         (DockerfileSource::Stdin, _) => {
             let mut bytes = Vec::new();
@@ -120,28 +208,47 @@ fn dockerfile(
             })?;
             Ok((DEFAULT.to_owned(), bytes, None))
         }
-        (DockerfileSource::Default, _) => in_context(tree, DEFAULT),
         (DockerfileSource::File(path), Tree::Local(..)) => beside(path),
-        (DockerfileSource::File(path), Tree::Stream(_)) => {
+        (DockerfileSource::File(path), Tree::Remote(_) | Tree::RemoteFile(..))
+            if path.is_absolute() =>
+        {
+            beside(path)
+        }
+        (_, Tree::RemoteFile(_, name)) => in_context(tree, name),
+        (DockerfileSource::File(path), Tree::Stream(_) | Tree::Remote(_)) => {
             in_context(tree, &path.to_string_lossy())
         }
+        (DockerfileSource::Default | DockerfileSource::Url(_), _) => in_context(tree, DEFAULT),
     }
+}
+
+/// `-f URL`.
+async fn dockerfile_at(url: &str, remotes: &Remotes) -> Result<Text, BuildError> {
+    let source = RemoteSource::file(url, DEFAULT);
+    let tree = remotes.tree(&source).await?;
+    let bytes = context::read_file(tree.as_ref(), DEFAULT.as_bytes(), LIMIT)?;
+    let shown = shown_url(url);
+    let bytes = bytes.ok_or_else(|| BuildError::NoDockerfile(shown.clone()))?;
+    Ok((shown, bytes, None))
 }
 
 /// A file of a context as the user knows it.
 fn shown(tree: &Tree, name: &str) -> String {
     match tree {
         Tree::Local(_, folder) => folder.join(name).display().to_string(),
-        Tree::Stream(_) => name.to_owned(),
+        Tree::Stream(_) | Tree::Remote(_) | Tree::RemoteFile(..) => name.to_owned(),
     }
 }
 
-fn in_context(tree: &Tree, name: &str) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
+fn in_context(tree: &Tree, name: &str) -> Result<Text, BuildError> {
     let shown = shown(tree, name);
     let mut bytes = tree.read(name.as_bytes())?;
-    if bytes.is_none() && name == DEFAULT {
+    let folder = name.strip_suffix(DEFAULT);
+    if bytes.is_none()
+        && let Some(folder) = folder.filter(|folder| folder.is_empty() || folder.ends_with('/'))
+    {
         // BuildKit takes the lower-case name too.
-        bytes = tree.read(b"dockerfile")?;
+        bytes = tree.read(format!("{folder}dockerfile").as_bytes())?;
     }
     let bytes = bytes.ok_or_else(|| BuildError::NoDockerfile(shown.clone()))?;
     let ignore = format!("{name}.dockerignore");
@@ -150,7 +257,7 @@ fn in_context(tree: &Tree, name: &str) -> Result<(String, Vec<u8>, IgnoreFile), 
 }
 
 /// `-f FILE` is a path of the machine, inside the context or not.
-fn beside(path: &Path) -> Result<(String, Vec<u8>, IgnoreFile), BuildError> {
+fn beside(path: &Path) -> Result<Text, BuildError> {
     let shown = path.display().to_string();
     let read = |path: &Path| -> Result<Option<Vec<u8>>, BuildError> {
         match std::fs::File::open(path) {

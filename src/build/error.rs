@@ -9,6 +9,7 @@ use crate::dockerfile::span::Span;
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::export::registry::PushError;
+use crate::remote::RemoteError;
 use crate::snapshot::SnapshotError;
 use crate::solver::SolveError;
 use crate::store::{ImportError, StoreError};
@@ -57,6 +58,9 @@ pub enum BuildError {
     /// The build context.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// A build context or a Dockerfile from elsewhere.
+    #[error("failed to load the build context: {0}")]
+    Remote(#[source] RemoteError),
     /// A secret of `--secret` that isn't there.
     #[error("failed to read secret `{id}` from {from}: {reason}")]
     Secret {
@@ -112,6 +116,15 @@ pub enum BuildError {
     /// The build was stopped.
     #[error("canceled")]
     Canceled,
+}
+
+impl From<RemoteError> for BuildError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Canceled => Self::Canceled,
+            error => Self::Remote(error),
+        }
+    }
 }
 
 impl Located {

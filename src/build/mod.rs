@@ -30,7 +30,7 @@ pub mod run_image;
 mod save;
 mod transfer;
 
-pub use crate::graph::{NetworkMode, RunSettings};
+pub use crate::graph::{NetworkMode, RemoteSource, RunSettings};
 pub use check::{Checked, Targets, check, targets};
 pub use error::{BuildError, Located};
 pub use load::{LoadedImage, load};
@@ -46,6 +46,8 @@ pub enum ContextSource {
     Directory(PathBuf),
     /// A tar stream (plain, gzip, bzip2, xz or zstd) on standard input: `rbuild -`.
     Stdin,
+    /// From elsewhere. A file is an archive, or else the Dockerfile.
+    Remote(RemoteSource),
 }
 
 /// Where the Dockerfile comes from.
@@ -54,8 +56,11 @@ pub enum DockerfileSource {
     /// `Dockerfile` at the root of the context.
     Default,
     /// `-f FILE`, as the user wrote it: a path on this machine when the context is a folder,
-    /// a path inside the context when that is a tar stream.
+    /// a path inside the context when that is a tar stream or comes from elsewhere; there, an
+    /// absolute path is one on this machine.
     File(PathBuf),
+    /// `-f URL`.
+    Url(String),
     /// `-f -`: standard input.
     Stdin,
 }
@@ -173,6 +178,8 @@ pub enum NamedContext {
     },
     /// A folder of this machine.
     Folder(PathBuf),
+    /// From elsewhere.
+    Remote(RemoteSource),
 }
 
 /// Everything that decides what a build does.

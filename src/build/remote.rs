@@ -1,4 +1,4 @@
-//! Brings what ADD names by a URL into the store, each URL once in a build.
+//! Brings what ADD and contexts name by URLs into the store, each URL once in a build.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,9 @@ use reqwest::header::HeaderValue;
 use tokio::runtime::Handle;
 use url::Url;
 
+use super::run::BuildEnvironment;
 use crate::digest::BlobDigest;
-use crate::graph::{HttpSource, RemoteSource};
+use crate::graph::RemoteSource;
 use crate::remote::{
     Download, DownloadedFile, HttpClient, HttpError, HttpProgress, HttpRequest, RemoteError,
     shown_url,
@@ -19,44 +20,74 @@ use crate::snapshot::FileTree;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Outcome, Reporter};
 use crate::step::{FetchRemote, Secrets};
+use crate::store::Store;
 
 /// A download that goes on or has ended.
 type Downloading = Shared<BoxFuture<'static, Result<Download, RemoteError>>>;
 
 /// Fetches for one build.
 pub(super) struct Remotes {
-    pub(super) http: HttpClient,
-    pub(super) reporter: Arc<Reporter>,
-    pub(super) runtime: Handle,
-    pub(super) cancel: Cancel,
+    http: HttpClient,
+    reporter: Arc<Reporter>,
+    runtime: Handle,
+    cancel: Cancel,
     /// Among them credentials for hosts, by their names.
-    pub(super) secrets: Arc<Secrets>,
-    pub(super) downloads: Downloads,
+    secrets: Arc<Secrets>,
+    downloads: Downloads,
 }
 
 /// The downloads of a build, by URL and checksum.
 #[derive(Default)]
-pub(super) struct Downloads(Mutex<BTreeMap<(String, Option<BlobDigest>), Downloading>>);
+struct Downloads(Mutex<BTreeMap<(String, Option<BlobDigest>), Downloading>>);
 
 impl FetchRemote for Remotes {
     fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError> {
-        match source {
-            RemoteSource::Http(HttpSource {
-                url,
-                name,
-                checksum,
-                ..
-            }) => {
-                // Steps run on threads of their own, where waiting for the network is allowed.
-                let download = self.runtime.block_on(self.download(url, *checksum))?;
-                let store = self.http.store().clone();
-                Ok(Arc::new(DownloadedFile::new(store, &download, name)))
-            }
-        }
+        // Steps run on threads of their own, where waiting for the network is allowed.
+        self.runtime.block_on(self.tree(source))
     }
 }
 
 impl Remotes {
+    /// Fetches as `environment` does and tells `reporter`. Must be called on a tokio runtime.
+    pub(super) fn new(
+        environment: &BuildEnvironment,
+        reporter: &Arc<Reporter>,
+        secrets: &Arc<Secrets>,
+    ) -> Self {
+        Self {
+            http: HttpClient::new(environment.client.clone(), environment.store.clone()),
+            reporter: Arc::clone(reporter),
+            runtime: Handle::current(),
+            cancel: environment.cancel.clone(),
+            secrets: Arc::clone(secrets),
+            downloads: Downloads::default(),
+        }
+    }
+
+    /// Who is told.
+    pub(super) fn reporter(&self) -> &Arc<Reporter> {
+        &self.reporter
+    }
+
+    /// Where what is fetched is kept.
+    pub(super) fn store(&self) -> &Store {
+        self.http.store()
+    }
+
+    /// What a source stands for now.
+    pub(super) async fn tree(
+        &self,
+        source: &RemoteSource,
+    ) -> Result<Arc<dyn FileTree>, RemoteError> {
+        match source {
+            RemoteSource::Http(file) => {
+                let download = self.download(&file.url, file.checksum).await?;
+                let store = self.store().clone();
+                Ok(Arc::new(DownloadedFile::new(store, &download, &file.name)))
+            }
+        }
+    }
+
     /// Fetches a URL, or joins whoever does.
     pub(super) fn download(&self, url: &str, checksum: Option<BlobDigest>) -> Downloading {
         let mut downloads = self

@@ -82,7 +82,7 @@ impl Resolver<'_> {
     pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
         match self.named(&key.name) {
             // Folders are no images: the plan has found them before.
-            None | Some(NamedContext::Folder(_)) => {}
+            None | Some(NamedContext::Folder(_) | NamedContext::Remote(_)) => {}
             Some(NamedContext::File { path, name }) => {
                 return self.file(path.clone(), name.clone(), &key.platform).await;
             }

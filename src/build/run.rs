@@ -11,7 +11,7 @@ use super::assemble::{Assembled, assemble, compressed_size};
 use super::check::{self, Examination};
 use super::error::{BuildError, Located};
 use super::fetch::{Fetcher, Pulls};
-use super::remote::{Downloads, Remotes};
+use super::remote::Remotes;
 use super::resolve::Resolver;
 use super::{
     BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
@@ -24,13 +24,12 @@ use crate::layer::form::Form;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
-use crate::remote::HttpClient;
 use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::Materializer;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Event, EventSink, Reporter};
 use crate::solver::{self, SolveError, Solved};
-use crate::step::StepContext;
+use crate::step::{ContextFolder, StepContext};
 use crate::store::Store;
 
 /// Looks an environment variable up.
@@ -86,7 +85,9 @@ pub async fn build(
     events: Arc<dyn EventSink>,
 ) -> Result<BuildResult, BuildError> {
     let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
-    let opened = check::open(&request, environment, &reporter)?;
+    let secrets = Arc::new(inputs::secrets(&request.secrets, &*environment.variables)?);
+    let remotes = Arc::new(Remotes::new(environment, &reporter, &secrets));
+    let opened = check::open(&request, environment, &remotes).await?;
     let folders = dockerfile::open_folders(&request, &environment.store)?;
     let source = opened.dockerfile;
     let examination = Examination {
@@ -113,20 +114,11 @@ pub async fn build(
     }
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
-    let secrets = Arc::new(inputs::secrets(&request.secrets, &*environment.variables)?);
-    let remotes = Remotes {
-        http: HttpClient::new(environment.client.clone(), environment.store.clone()),
-        reporter: Arc::clone(&reporter),
-        runtime: Handle::current(),
-        cancel: environment.cancel.clone(),
-        secrets: Arc::clone(&secrets),
-        downloads: Downloads::default(),
-    };
     let context = Arc::new(StepContext {
         materializer: Arc::clone(&materializer),
         context: Some(Arc::clone(&opened.context)),
         folders: folders.clone(),
-        remotes: Arc::new(remotes),
+        remotes,
         launcher: environment.launcher.clone(),
         secrets,
         no_cache: request.no_cache,
@@ -137,7 +129,11 @@ pub async fn build(
     let graph = Arc::new(lowered.graph.clone());
     let solved = solver::solve(graph, lowered.target, context, Arc::clone(&reporter)).await;
     opened.context.save_digests();
-    folders.iter().for_each(|folder| folder.save_digests());
+    for folder in &folders {
+        if let ContextFolder::Tree(tree) = folder {
+            tree.save_digests();
+        }
+    }
     let solved = solved.map_err(|error| step_error(&source, &lowered, error))?;
     let (cached_steps, steps) = count(&lowered, &solved);
     let activity = reporter.begin("exporting to image");
@@ -172,7 +168,7 @@ fn tell(warnings: Vec<Warning>, request: &BuildRequest, source: &Located, events
 pub(super) fn dockerfile_name(request: &BuildRequest) -> String {
     let path = match &request.dockerfile {
         DockerfileSource::File(path) => path.file_name(),
-        DockerfileSource::Default | DockerfileSource::Stdin => None,
+        DockerfileSource::Default | DockerfileSource::Stdin | DockerfileSource::Url(_) => None,
     };
     path.map_or_else(
         || "Dockerfile".to_owned(),
@@ -216,7 +212,7 @@ fn context_kinds(request: &BuildRequest) -> BTreeMap<String, ContextKind> {
     let contexts = request.contexts.iter();
     let kinds = contexts.map(|(name, context)| {
         let kind = match context {
-            NamedContext::Folder(_) => {
+            NamedContext::Folder(_) | NamedContext::Remote(_) => {
                 folders += 1;
                 ContextKind::Folder(folders - 1)
             }

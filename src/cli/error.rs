@@ -27,6 +27,7 @@ use crate::build::{BuildError, Located, ResolveError};
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
+use crate::remote::{HttpError, RemoteError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
 use crate::step::{RunError, StepError, signal_name};
@@ -244,6 +245,7 @@ impl Failure {
     /// What a build failed with: its place in the Dockerfile drawn, its side decided.
     pub fn of_build(error: BuildError, style: Style) -> Self {
         match error {
+            BuildError::Remote(ref source) => Self::from_error(of_remote(source), &error),
             BuildError::Store(error) => error.into(),
             BuildError::Dockerfile(located) => Self::drawn(ErrorKind::User, draw(&located, style)),
             BuildError::Resolve { located, source } => {
@@ -260,6 +262,7 @@ impl Failure {
                 let kind = match &source.error {
                     StepError::Store(_) => ErrorKind::Internal,
                     StepError::Snapshot(SnapshotError::Registry(_)) => ErrorKind::Registry,
+                    StepError::Remote(error) => of_remote(error),
                     _ => ErrorKind::Step,
                 };
                 let failure = Self::drawn(kind, draw(&located, style));
@@ -293,6 +296,19 @@ impl Failure {
             | BuildError::Request(_) => Self::from_error(ErrorKind::User, &error),
             _ => Self::from_error(ErrorKind::Internal, &error),
         }
+    }
+}
+
+/// On which side it is that something can't be had from elsewhere.
+fn of_remote(error: &RemoteError) -> ErrorKind {
+    match error {
+        RemoteError::Http(error) => match error.as_ref() {
+            HttpError::Fetch { .. } => ErrorKind::Registry,
+            HttpError::Url { .. } | HttpError::Authorization(_) => ErrorKind::User,
+            HttpError::Store(_) => ErrorKind::Internal,
+            _ => ErrorKind::Step,
+        },
+        RemoteError::Canceled => ErrorKind::Internal,
     }
 }
 

@@ -10,6 +10,8 @@ pub mod stream;
 
 use std::io;
 
+use crate::snapshot::FileTree;
+
 /// Why a context can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
@@ -39,10 +41,46 @@ pub enum ContextError {
         /// What is wrong.
         message: String,
     },
-    /// Standard input is no archive.
-    #[error("standard input is no build context: {0}")]
-    NotAnArchive(String),
+    /// What should be an archive is none.
+    #[error("{what} is no build context: {reason}")]
+    NotAnArchive {
+        /// Standard input, or a URL.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+}
+
+/// The content of a regular file of at most `limit` bytes; `None` when it isn't there.
+///
+/// # Errors
+/// When it is there and can't be read.
+pub fn read_file(
+    tree: &dyn FileTree,
+    path: &[u8],
+    limit: u64,
+) -> Result<Option<Vec<u8>>, ContextError> {
+    let failed = |source: io::Error| ContextError::Read {
+        path: String::from_utf8_lossy(path).into_owned(),
+        source,
+    };
+    let found = tree.lookup(path, true).map_err(io::Error::other);
+    let found = found.map_err(failed)?;
+    let Some(node) = found.filter(|node| node.entry.is_file()) else {
+        return Ok(None);
+    };
+    if node.entry.size > limit {
+        let message = format!("larger than {limit} bytes");
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
+    }
+    let mut content = Vec::new();
+    let reader = tree
+        .open(&node.file())
+        .map_err(io::Error::other)
+        .map_err(failed)?;
+    io::Read::read_to_end(&mut io::Read::take(reader, limit), &mut content).map_err(failed)?;
+    Ok(Some(content))
 }

@@ -1,14 +1,12 @@
-//! A tar stream as a build context: `rbuild - < context.tar.gz`.
+//! A tar stream as a build context: `rbuild - < context.tar.gz`, `rbuild https://…/context.tar`.
 //!
 //! The stream is decompressed once into a temporary file and read there at the places that its
 //! index gives; nothing is unpacked into a folder.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::sync::Arc;
 
 use super::ContextError;
-use crate::layer::index::Index;
 use crate::layer::view::View;
 use crate::layer::{compression, tar_reader};
 use crate::snapshot::{Content, FileRef, FileTree, Node, TreeError, ViewTree};
@@ -21,57 +19,47 @@ pub struct StreamTree {
 }
 
 impl StreamTree {
-    /// Reads a stream to its end: plain, or compressed with gzip, bzip2, xz or zstd.
+    /// Reads a stream to its end: plain, or compressed with gzip, bzip2, xz or zstd. `what` it
+    /// is, errors tell.
     ///
     /// # Errors
     /// When it is no tar stream, or can't be kept.
-    pub fn read(stream: impl Read + Send + 'static, store: &Store) -> Result<Self, ContextError> {
-        let broken = |error: io::Error| ContextError::NotAnArchive(error.to_string());
+    pub fn read(
+        stream: impl Read + Send + 'static,
+        what: &str,
+        store: &Store,
+    ) -> Result<Self, ContextError> {
+        let broken = |error: io::Error| ContextError::NotAnArchive {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        };
         let scratch = store.scratch()?;
         let mut plain = tempfile::tempfile_in(scratch.path()).map_err(broken)?;
         let mut tar = compression::decompress(stream).map_err(broken)?;
         io::copy(&mut tar, &mut plain).map_err(broken)?;
         plain.rewind().map_err(broken)?;
-        let index = read_index(&plain)?;
+        let reader = BufReader::with_capacity(1 << 16, &plain);
+        let index = tar_reader::read_index(reader);
+        let index = index.map_err(|error| broken(io::Error::other(error)))?;
         Ok(Self {
             tree: ViewTree::new(View::new(vec![Arc::new(index)])),
             content: Content::Plain(Arc::new(plain)),
         })
     }
-
-    /// The content of a regular file of at most `limit` bytes; `None` when it isn't there.
-    ///
-    /// # Errors
-    /// When it is there and can't be read.
-    pub fn read_file(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, ContextError> {
-        let failed = |source: io::Error| ContextError::Read {
-            path: String::from_utf8_lossy(path).into_owned(),
-            source,
-        };
-        let found = self
-            .lookup(path, true)
-            .map_err(io::Error::other)
-            .map_err(failed)?;
-        let Some(node) = found.filter(|node| node.entry.is_file()) else {
-            return Ok(None);
-        };
-        if node.entry.size > limit {
-            let message = format!("larger than {limit} bytes");
-            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
-        }
-        let mut content = Vec::new();
-        let mut reader = self
-            .open(&node.file())
-            .map_err(io::Error::other)
-            .map_err(failed)?;
-        reader.read_to_end(&mut content).map_err(failed)?;
-        Ok(Some(content))
-    }
 }
 
-fn read_index(plain: &File) -> Result<Index, ContextError> {
-    let reader = BufReader::with_capacity(1 << 16, plain);
-    tar_reader::read_index(reader).map_err(|error| ContextError::NotAnArchive(error.to_string()))
+/// A tar header's length.
+const BLOCK: usize = 512;
+const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+
+/// So many bytes of a stream's beginning tell what it is.
+pub const HEAD: usize = BLOCK;
+
+/// Whether a stream that begins with `head` is meant as an archive: compressed, or a tar header.
+/// An empty archive is blocks of zeros.
+pub fn is_archive(head: &[u8]) -> bool {
+    let is_empty = || head.len() >= BLOCK && head[..BLOCK].iter().all(|&byte| byte == 0);
+    COMPRESSED.iter().any(|magic| head.starts_with(magic)) || tar_reader::is_tar(head) || is_empty()
 }
 
 impl FileTree for StreamTree {

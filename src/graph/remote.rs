@@ -1,4 +1,4 @@
-//! What ADD brings from elsewhere: telling a URL from a path, and how the file that comes is
+//! What a build brings from elsewhere: telling a URL from a path, and how the file that comes is
 //! called.
 //!
 //! Nothing is fetched here, and nothing of a URL is shown that may be a password.
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::digest::BlobDigest;
 
-/// What ADD names by a URL. It is fetched when the step is carried out.
+/// What ADD or a context names by a URL. It is fetched when it is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RemoteSource {
     /// A file, over HTTP or HTTPS.
@@ -28,7 +28,25 @@ pub struct HttpSource {
     pub unpack: bool,
 }
 
+/// The name of the one file in a context that is fetched over HTTP, as in BuildKit.
+const CONTEXT_FILE: &str = "context";
+
 impl RemoteSource {
+    /// What the URL of a context names; `None` where it is no URL.
+    pub fn of_context(text: &str) -> Option<Self> {
+        is_http(text).then(|| Self::file(text, CONTEXT_FILE))
+    }
+
+    /// The file at an HTTP URL, to be called `name`.
+    pub fn file(url: &str, name: &str) -> Self {
+        Self::Http(HttpSource {
+            url: url.to_owned(),
+            name: name.to_owned(),
+            checksum: None,
+            unpack: false,
+        })
+    }
+
     /// The path of what is copied in the tree that fetching gives; the root (`""`) stands for
     /// everything in it.
     pub fn path(&self) -> &str {

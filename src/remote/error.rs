@@ -21,8 +21,7 @@ pub enum HttpError {
     Fetch {
         /// From where.
         url: String,
-        /// Why.
-        #[source]
+        /// Why; it is told with the error.
         kind: Box<ErrorKind>,
     },
     /// It is not what was asked for.

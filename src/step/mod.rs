@@ -95,6 +95,15 @@ pub trait FetchRemote: Send + Sync {
     fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError>;
 }
 
+/// A named context that is a folder.
+#[derive(Clone)]
+pub enum ContextFolder {
+    /// A folder that is here.
+    Tree(Arc<dyn FileTree>),
+    /// What is fetched when a step wants it.
+    Remote(RemoteSource),
+}
+
 /// Everything that steps work with.
 pub struct StepContext {
     /// Layers, trees and the store behind them.
@@ -102,8 +111,8 @@ pub struct StepContext {
     /// The build context; `None` when the build has none.
     pub context: Option<Arc<dyn FileTree>>,
     /// Named contexts that are folders, by number.
-    pub folders: Vec<Arc<dyn FileTree>>,
-    /// Fetches what ADD names by a URL.
+    pub folders: Vec<ContextFolder>,
+    /// Fetches what comes from elsewhere.
     pub remotes: Arc<dyn FetchRemote>,
     /// Starts sandboxes; `None` where none can be had, with the reason.
     pub launcher: Result<Launcher, String>,
@@ -203,22 +212,26 @@ impl StepContext {
     }
 
     /// The folder behind a file system that is one.
-    fn folder(&self, from: FileSystem) -> Option<&Arc<dyn FileTree>> {
-        match from {
-            FileSystem::Context => self.context.as_ref(),
-            FileSystem::Folder(number) => self.folders.get(number),
+    fn folder(&self, from: FileSystem) -> Result<Option<Arc<dyn FileTree>>, RemoteError> {
+        Ok(match from {
+            FileSystem::Context => self.context.clone(),
+            FileSystem::Folder(number) => match self.folders.get(number) {
+                Some(ContextFolder::Tree(tree)) => Some(Arc::clone(tree)),
+                Some(ContextFolder::Remote(source)) => Some(self.remotes.fetch(source)?),
+                None => None,
+            },
             FileSystem::Scratch | FileSystem::Vertex(_) => None,
-        }
+        })
     }
 
     fn file_tree(
         &self,
         from: FileSystem,
         inputs: &Inputs<'_>,
-    ) -> Result<Option<Arc<dyn FileTree>>, SnapshotError> {
+    ) -> Result<Option<Arc<dyn FileTree>>, StepError> {
         match from {
             FileSystem::Scratch => Ok(None),
-            FileSystem::Context | FileSystem::Folder(_) => Ok(self.folder(from).cloned()),
+            FileSystem::Context | FileSystem::Folder(_) => Ok(self.folder(from)?),
             FileSystem::Vertex(index) => {
                 let snapshot = inputs.parent(Some(index));
                 let tree = SnapshotTree::new(Arc::clone(&self.materializer), &snapshot)?;

@@ -90,7 +90,7 @@ impl StepContext {
             mount: mount.target.clone(),
             source_path: source.to_owned(),
         };
-        let tree = self.folder(from).ok_or_else(missing)?;
+        let tree = self.folder(from)?.ok_or_else(missing)?;
         let path = source.trim_start_matches('/').as_bytes();
         let node = tree
             .lookup(path, true)
@@ -99,7 +99,7 @@ impl StepContext {
         let is_directory = node.entry.is_directory();
         let destination = if is_directory { "/" } else { "/file" };
         let copy = Copy::literal(from, source.to_owned(), destination);
-        let result = self.copy(&copy, &empty_snapshot(), Some(tree), fresh, &|| {})?;
+        let result = self.copy(&copy, &empty_snapshot(), Some(&tree), fresh, &|| {})?;
         let inside = if is_directory {
             Vec::new()
         } else {

@@ -97,7 +97,7 @@ pub(super) async fn answer(
             .await
         }
         Question::Targets => {
-            let targets = build::targets(&prepared.request, &environment);
+            let targets = build::targets(&prepared.request, &environment).await;
             let targets = targets.map_err(|error| Failure::of_build(error, context.style))?;
             output::print(if call.is_json {
                 &targets.json

@@ -12,7 +12,8 @@ use super::call::Call;
 use super::outputs::{self, Around, Kind, OutputValue};
 use super::{buildkit, values};
 use crate::build::{
-    BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, SecretFrom, SecretSource,
+    BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, RemoteSource, SecretFrom,
+    SecretSource,
 };
 use crate::cli::commands::parse_reference;
 use crate::cli::environment::Environment;
@@ -131,13 +132,8 @@ fn sources(arguments: &BuildArguments) -> Result<(ContextSource, DockerfileSourc
         None => DockerfileSource::Default,
         Some(file) if file.as_os_str().is_empty() => DockerfileSource::Default,
         Some(file) if file.as_os_str() == "-" => DockerfileSource::Stdin,
-        Some(file) if is_url(&file.to_string_lossy()) => {
-            return Err(
-                Failure::user("a Dockerfile from a URL is not supported yet").hint(format!(
-                    "fetch it first: `curl -fsSL {} | rbuild -f - …`",
-                    file.display()
-                )),
-            );
+        Some(file) if is_http_url(&file.to_string_lossy()) => {
+            DockerfileSource::Url(file.to_string_lossy().into_owned())
         }
         Some(file) => DockerfileSource::File(file.clone()),
     };
@@ -150,8 +146,17 @@ fn sources(arguments: &BuildArguments) -> Result<(ContextSource, DockerfileSourc
         }
         return Ok((ContextSource::Stdin, dockerfile));
     }
+    if !context.is_dir()
+        && let Some(source) = context.to_str().and_then(RemoteSource::of_context)
+    {
+        return Ok((ContextSource::Remote(source), dockerfile));
+    }
     let folder = folder(context)?;
     Ok((ContextSource::Directory(folder), dockerfile))
+}
+
+fn is_http_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }
 
 fn folder(context: &Path) -> Result<PathBuf, Failure> {
@@ -162,8 +167,8 @@ fn folder(context: &Path) -> Result<PathBuf, Failure> {
             "for a Dockerfile write `rbuild -f {shown} FOLDER`, for an archive `rbuild - < {shown}`"
         ))),
         Err(_) if is_url(&context.to_string_lossy()) => {
-            Err(Failure::user("a context from a URL is not supported yet")
-                .hint("clone or download it first, then build the folder"))
+            Err(Failure::user("a git repository as context is not supported yet")
+                .hint("clone it first, then build the folder"))
         }
         Err(error) => Err(Failure::user(format!("can't read the context `{shown}`"))
             .caused_by(&error)

@@ -193,11 +193,7 @@ fn contexts_and_dockerfiles() {
         ("./no/such", "can't read the context `./no/such`"),
         (
             "https://github.com/a/b.git",
-            "a context from a URL is not supported yet",
-        ),
-        (
-            "-f https://example.com/Dockerfile .",
-            "a Dockerfile from a URL is not supported yet",
+            "a git repository as context is not supported yet",
         ),
     ] {
         assert_eq!(message(line), expected, "{line}");

@@ -5,6 +5,8 @@
 
 use std::io::{self, Cursor, Read};
 
+use crate::context::stream::{HEAD, is_archive};
+
 /// What standard input holds.
 pub enum StdinContent {
     /// A tar archive, compressed or not.
@@ -13,17 +15,13 @@ pub enum StdinContent {
     Dockerfile(Box<dyn Read + Send>),
 }
 
-/// A tar header's length.
-const BLOCK: usize = 512;
-const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-
 /// Looks at the beginning of `input`.
 ///
 /// # Errors
 /// When it can't be read.
 pub fn recognise(mut input: impl Read + Send + 'static) -> io::Result<StdinContent> {
-    let mut head = Vec::with_capacity(BLOCK);
-    input.by_ref().take(BLOCK as u64).read_to_end(&mut head)?;
+    let mut head = Vec::with_capacity(HEAD);
+    input.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
     let archive = is_archive(&head);
     let whole = Box::new(Cursor::new(head).chain(input));
     Ok(if archive {
@@ -31,31 +29,6 @@ pub fn recognise(mut input: impl Read + Send + 'static) -> io::Result<StdinConte
     } else {
         StdinContent::Dockerfile(whole)
     })
-}
-
-fn is_archive(head: &[u8]) -> bool {
-    COMPRESSED.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head)
-}
-
-/// A tar header carries a sum of its bytes, counted with blanks in place of the sum itself
-/// (POSIX.1 pax, "ustar Interchange Format"). An empty archive is blocks of zeros.
-fn is_tar_header(head: &[u8]) -> bool {
-    let Ok(block) = <&[u8; BLOCK]>::try_from(head) else {
-        return false;
-    };
-    if block.iter().all(|&byte| byte == 0) {
-        return true;
-    }
-    let field = &block[148..156];
-    let digits: String = field
-        .iter()
-        .map(|&byte| char::from(byte))
-        .skip_while(|c| *c == ' ')
-        .take_while(|c| c.is_digit(8))
-        .collect();
-    let sum: u64 = block.iter().map(|&byte| u64::from(byte)).sum();
-    let own: u64 = field.iter().map(|&byte| u64::from(byte)).sum();
-    u64::from_str_radix(&digits, 8) == Ok(sum - own + 8 * u64::from(b' '))
 }
 
 #[cfg(test)]
@@ -89,7 +62,7 @@ mod tests {
     fn archives_are_recognised() {
         assert!(!is_dockerfile(&tar()));
         assert!(!is_dockerfile(&[0; 1024]));
-        for magic in COMPRESSED {
+        for magic in [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"] {
             assert!(!is_dockerfile(&[magic, b"rest"].concat()));
         }
     }

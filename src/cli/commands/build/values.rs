@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::request::is_url;
-use crate::build::{NamedContext, SecretFrom, SecretSource};
+use crate::build::{NamedContext, RemoteSource, SecretFrom, SecretSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
@@ -20,6 +20,9 @@ pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failur
         .ok_or_else(|| {
             Failure::user(format!("invalid value `{text}` for `--build-context`")).hint(usage)
         })?;
+    if let Some(source) = RemoteSource::of_context(source) {
+        return Ok((name.to_owned(), NamedContext::Remote(source)));
+    }
     let context = match source.split_once("://") {
         Some(("docker-image", image)) => {
             let reference = image
@@ -49,9 +52,9 @@ fn folder(name: &str, source: &str, usage: &str) -> Result<PathBuf, Failure> {
         ))
         .hint("unpack the archive first, then name its folder")),
         Err(_) if is_url(source) => Err(Failure::user(format!(
-            "{flag}: rbuild does not support contexts from a URL yet"
+            "{flag}: rbuild does not support git repositories as contexts yet"
         ))
-        .hint("clone or download it first, then name the folder")),
+        .hint("clone it first, then name the folder")),
         Err(_) if source.contains("://") || source.starts_with("target:") => {
             Err(Failure::user(format!("{flag}: rbuild does not support `{source}`")).hint(usage))
         }
@@ -276,11 +279,11 @@ mod tests {
             ),
             (
                 "src=https://github.com/a/b.git",
-                "`--build-context src`: rbuild does not support contexts from a URL yet",
+                "`--build-context src`: rbuild does not support git repositories as contexts yet",
             ),
             (
                 "src=git@github.com:a/b.git",
-                "`--build-context src`: rbuild does not support contexts from a URL yet",
+                "`--build-context src`: rbuild does not support git repositories as contexts yet",
             ),
             (
                 "src=target:base",
