@@ -25,6 +25,13 @@ fn main() {
     }
 
     println!("{:<44} {:>10} {:>10}", "", "best", "median");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let corpora = root.join("../shared/corpora/dockerfiles");
+    parse(if corpora.is_dir() {
+        &corpora
+    } else {
+        &root.join("testdata/dockerfiles")
+    });
     cold("hello: two stages, one RUN, cold", &hello);
     warm("hello, warm", &hello, |_| {});
     let name = format!("COPY of {FILES} files");
@@ -33,6 +40,23 @@ fn main() {
     warm(&format!("{name}, one changed"), many.path(), |round| {
         std::fs::write(many.path().join("000/1.txt"), format!("round {round}")).unwrap();
     });
+}
+
+/// The largest Dockerfile of a folder, parsed in this process.
+fn parse(folder: &Path) {
+    let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let texts = files
+        .filter(|file| file.file_name().to_string_lossy().ends_with("Dockerfile"))
+        .map(|file| std::fs::read_to_string(file.path()).unwrap());
+    let largest = texts.max_by_key(String::len).unwrap();
+    report(
+        &format!("a Dockerfile of {} bytes, parsed", largest.len()),
+        |_| {
+            let begun = Instant::now();
+            rbuild::dockerfile::parse(&largest).unwrap();
+            begun.elapsed()
+        },
+    );
 }
 
 fn cold(name: &str, context: &Path) {
@@ -55,7 +79,7 @@ fn report(name: &str, mut run: impl FnMut(usize) -> Duration) {
     let mut times: Vec<Duration> = (0..ROUNDS).map(&mut run).collect();
     times.sort_unstable();
     println!(
-        "{name:<44} {:>7.1} ms {:>7.1} ms",
+        "{name:<44} {:>7.2} ms {:>7.2} ms",
         times[0].as_secs_f64() * 1e3,
         times[ROUNDS / 2].as_secs_f64() * 1e3
     );
