@@ -9,14 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Received, retry};
@@ -31,10 +32,14 @@ pub struct OutsideProgram {
     pub args: Vec<OsString>,
     /// Variables added to the caller's environment.
     pub env: BTreeMap<OsString, OsString>,
+    /// The only variables of the caller's that it sees; all of them where `None`.
+    pub inherited: Option<Vec<OsString>>,
     /// Its working directory, if not the caller's.
     pub cwd: Option<OsString>,
     /// What it reads from standard input.
     pub stdin: Vec<u8>,
+    /// Whether it and all that it starts are a process group, which is ended as a whole.
+    pub is_group: bool,
 }
 
 impl std::fmt::Debug for OutsideProgram {
@@ -52,8 +57,10 @@ impl OutsideProgram {
             program: program.into(),
             args: Vec::new(),
             env: BTreeMap::new(),
+            inherited: None,
             cwd: None,
             stdin: Vec::new(),
+            is_group: false,
         }
     }
 
@@ -68,6 +75,21 @@ impl OutsideProgram {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Shows it none of the caller's environment variables but these.
+    #[must_use]
+    pub fn inherits_only(mut self, names: &[&str]) -> Self {
+        self.inherited = Some(names.iter().map(OsString::from).collect());
+        self
+    }
+
+    /// Makes it a process group with all that it starts: none of them outlives it when it is
+    /// stopped, and none can ask on the terminal.
+    #[must_use]
+    pub fn group(mut self) -> Self {
+        self.is_group = true;
         self
     }
 
@@ -116,6 +138,12 @@ pub enum OutsideError {
         /// Why.
         source: std::io::Error,
     },
+    /// It was ended before its own end, as the caller wished.
+    #[error("the program `{}` was stopped", program.display())]
+    Stopped {
+        /// The program.
+        program: OsString,
+    },
     /// The process that runs programs ended, or can't be reached.
     #[error("can't have the program `{}` run in the caller's namespaces", program.display())]
     Helper {
@@ -146,6 +174,29 @@ impl Drop for Remote {
     }
 }
 
+/// Says whether a program that runs is to be ended.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// A program that prints more than this, in bytes, is out of its mind.
+const MAX_OUTPUT: u64 = 32 << 20;
+
+/// How long it takes at most until somebody who wants to stop is heard.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether something happens on a connection before `wait` is over.
+fn is_ready(channel: &Channel, flags: PollFlags, wait: Duration) -> bool {
+    let wait = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: wait.subsec_nanos().into(),
+    };
+    let mut watched = [PollFd::new(channel, flags)];
+    // Whatever else goes wrong shows when the connection is used.
+    !matches!(
+        rustix::event::poll(&mut watched, Some(&wait)),
+        Ok(0) | Err(rustix::io::Errno::INTR)
+    )
+}
+
 /// An answer as it travels: the error number if the program could not be started.
 type Answer = Result<OutsideOutput, i32>;
 
@@ -168,7 +219,19 @@ impl OutsideHelper {
     /// # Errors
     /// When it can't be started; an exit code other than 0 is none.
     pub fn run(&self, program: &OutsideProgram) -> Result<OutsideOutput, OutsideError> {
-        self.run_reading(program, None)
+        self.run_reading(program, None, None)
+    }
+
+    /// Runs a program to its end, or until `stop` says so, which is asked every now and then.
+    ///
+    /// # Errors
+    /// When it can't be started or is stopped; an exit code other than 0 is none.
+    pub fn run_until(
+        &self,
+        program: &OutsideProgram,
+        stop: Stop<'_>,
+    ) -> Result<OutsideOutput, OutsideError> {
+        self.run_reading(program, None, Some(stop))
     }
 
     /// Runs a program to its end that reads what `write` writes, as fast as it takes it. What
@@ -187,7 +250,7 @@ impl OutsideHelper {
         };
         let (input, pipe) = std::io::pipe().map_err(failed)?;
         std::thread::scope(|scope| {
-            let running = scope.spawn(|| self.run_reading(program, Some(input.into())));
+            let running = scope.spawn(|| self.run_reading(program, Some(input.into()), None));
             let written = write(pipe);
             let output = running
                 .join()
@@ -201,9 +264,17 @@ impl OutsideHelper {
         &self,
         program: &OutsideProgram,
         input: Option<OwnedFd>,
+        stop: Option<Stop<'_>>,
     ) -> Result<OutsideOutput, OutsideError> {
+        let stopped = || OutsideError::Stopped {
+            program: program.program.clone(),
+        };
         let Some(remote) = &self.0 else {
-            return run_program(program, input).map_err(|source| OutsideError::NotStarted {
+            let output = run_program(program, input, stop);
+            if stop.is_some_and(|stop| stop()) {
+                return Err(stopped());
+            }
+            return output.map_err(|source| OutsideError::NotStarted {
                 program: program.program.clone(),
                 source,
             });
@@ -224,6 +295,14 @@ impl OutsideHelper {
             .map_err(failed)?;
         // Only the program's copy of its input is left: it ends with the program.
         drop((far, input));
+        if let Some(stop) = stop {
+            while !is_ready(&near, PollFlags::IN, PAUSE) {
+                if stop() {
+                    // Whoever runs the program sees that nobody waits for it.
+                    return Err(stopped());
+                }
+            }
+        }
         match near.receive::<Answer>().map_err(failed)? {
             Some(Received { message, .. }) => message.map_err(|errno| OutsideError::NotStarted {
                 program: program.program.clone(),
@@ -260,22 +339,27 @@ pub(super) fn serve(channel: Channel) -> ! {
 fn work(program: &OutsideProgram, input: Option<OwnedFd>, answer: &Channel) {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // The helper may have ended before that took effect; then the asker is gone too.
-    let mut asker = [PollFd::new(answer, PollFlags::empty())];
-    let at_once = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    if matches!(rustix::event::poll(&mut asker, Some(&at_once)), Ok(1..)) {
+    let is_gone = || is_ready(answer, PollFlags::empty(), Duration::ZERO);
+    if is_gone() {
         return;
     }
-    let output: Answer =
-        run_program(program, input).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+    let output: Answer = run_program(program, input, Some(&is_gone))
+        .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
     // If it can't be told, the asker sees the end of the connection.
     let _ = answer.send(&output, &[]);
 }
 
-fn run_program(program: &OutsideProgram, input: Option<OwnedFd>) -> std::io::Result<OutsideOutput> {
+fn run_program(
+    program: &OutsideProgram,
+    input: Option<OwnedFd>,
+    stop: Option<Stop<'_>>,
+) -> std::io::Result<OutsideOutput> {
     let mut command = Command::new(&program.program);
+    if let Some(names) = &program.inherited {
+        command.env_clear();
+        let inherited = std::env::vars_os().filter(|(name, _)| names.contains(name));
+        command.envs(inherited);
+    }
     command
         .args(&program.args)
         .envs(&program.env)
@@ -285,13 +369,22 @@ fn run_program(program: &OutsideProgram, input: Option<OwnedFd>) -> std::io::Res
     if let Some(cwd) = &program.cwd {
         command.current_dir(OsStr::new(cwd));
     }
+    if program.is_group {
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    }
     // This thread waits for it, so only the end of the whole process is the end of the parent.
     syscall::end_with_parent(&mut command);
     let mut child = command.spawn()?;
     // It holds a copy of the program's input, which is to end with the program.
     drop(command);
     let stdin = child.stdin.take();
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let output = std::thread::scope(|scope| {
+        let (running, ended) = mpsc::channel::<()>();
+        if let (Some(stop), Some(process)) = (stop, process) {
+            let is_group = program.is_group;
+            scope.spawn(move || end_when_told(process, is_group, stop, &ended));
+        }
         // A program may write before it has read everything.
         scope.spawn(move || {
             if let Some(mut stdin) = stdin {
@@ -299,7 +392,20 @@ fn run_program(program: &OutsideProgram, input: Option<OwnedFd>) -> std::io::Res
                 let _ = stdin.write_all(&program.stdin);
             }
         });
-        child.wait_with_output()
+        let output = read_output(&mut child);
+        if let Some(process) = process {
+            // It is waited for only once nobody may kill it: then its id may become another's.
+            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let _ = retry(|| rustix::process::waitid(WaitId::Pid(process), ended));
+        }
+        drop(running);
+        let status = child.wait();
+        let (stdout, stderr) = output?;
+        Ok::<_, std::io::Error>(std::process::Output {
+            status: status?,
+            stdout,
+            stderr,
+        })
     })?;
     let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
     Ok(OutsideOutput {
@@ -312,9 +418,73 @@ fn run_program(program: &OutsideProgram, input: Option<OwnedFd>) -> std::io::Res
     })
 }
 
+/// What a program prints, until it has closed both of its outputs.
+fn read_output(child: &mut Child) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let errors = scope.spawn(|| err.map_or(Ok(0), |err| read_some(err, &mut stderr)));
+        out.map_or(Ok(0), |out| read_some(out, &mut stdout))?;
+        errors
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("its thread panicked")))
+    })?;
+    Ok((stdout, stderr))
+}
+
+/// Reads to the end, unless that is too far away. A program that goes on finds its pipe broken.
+fn read_some(pipe: impl Read, into: &mut Vec<u8>) -> std::io::Result<usize> {
+    let count = pipe.take(MAX_OUTPUT).read_to_end(into)?;
+    match count as u64 == MAX_OUTPUT {
+        true => Err(std::io::ErrorKind::FileTooLarge.into()),
+        false => Ok(count),
+    }
+}
+
+/// Kills a program once `stop` says so; ends when the other side of `ended` is dropped, before
+/// which the program's id is nobody else's: it hasn't been waited for.
+fn end_when_told(process: Pid, is_group: bool, stop: Stop<'_>, ended: &mpsc::Receiver<()>) {
+    while ended.recv_timeout(PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if stop() {
+            let _ = match is_group {
+                true => rustix::process::kill_process_group(process, Signal::KILL),
+                false => rustix::process::kill_process(process, Signal::KILL),
+            };
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_shown_no_more_of_the_environment_than_it_is_to_see() {
+        let program = OutsideProgram::new("sh")
+            .arg("-c")
+            .arg("echo ${PATH:+path} ${HOME:-none} $OWN")
+            .env("OWN", "own")
+            .inherits_only(&["PATH", "NOT_SET"]);
+        let output = OutsideHelper::direct().run(&program).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "path none own\n");
+    }
+
+    #[test]
+    fn what_a_program_prints_is_bounded() {
+        let program = OutsideProgram::new("yes");
+        let error = OutsideHelper::direct().run(&program);
+        assert!(matches!(error, Err(OutsideError::NotStarted { .. })));
+    }
+
+    #[test]
+    fn a_program_that_is_not_wanted_any_more_is_ended() {
+        let begin = std::time::Instant::now();
+        let program = OutsideProgram::new("sleep").arg("60");
+        let error = OutsideHelper::direct().run_until(&program, &|| true);
+        assert!(matches!(error, Err(OutsideError::Stopped { .. })));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
 
     #[test]
     fn a_program_gets_its_input_arguments_and_environment() {
