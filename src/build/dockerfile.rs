@@ -11,8 +11,10 @@ use crate::context::filter::ContextTree;
 use crate::context::local::LocalTree;
 use crate::context::stream::{HEAD, StreamTree, is_archive};
 use crate::context::{self, ContextError};
+use crate::dockerfile::values::boolean;
 use crate::graph::RemoteSource;
 use crate::ignore::{self, Matcher};
+use crate::remote::git::{FileTimes, GitSource};
 use crate::remote::shown_url;
 use crate::snapshot::{FileTree, TreeError};
 use crate::step::ContextFolder;
@@ -21,6 +23,8 @@ use crate::store::Store;
 /// The largest Dockerfile and ignore file that are read.
 const LIMIT: u64 = 16 << 20;
 const DEFAULT: &str = "Dockerfile";
+/// The build argument that keeps `.git` in a build context that is a repository.
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
 /// A Dockerfile's text and the context that goes with it.
 pub(super) struct Opened {
@@ -65,6 +69,10 @@ pub(super) async fn fetch(
     remotes: &Remotes,
 ) -> Result<Fetched, BuildError> {
     let context = match &request.context {
+        ContextSource::Remote(RemoteSource::Git(source)) => {
+            let source = RemoteSource::Git(main_context(source, request));
+            Some(remote(&source, remotes).await?)
+        }
         ContextSource::Remote(source) => Some(remote(source, remotes).await?),
         ContextSource::Directory(_) | ContextSource::Stdin => None,
     };
@@ -126,10 +134,24 @@ pub(super) fn open(
     })
 }
 
+/// What the build's own arguments say of a repository that is the build context.
+fn main_context(source: &GitSource, request: &BuildRequest) -> GitSource {
+    let mut source = source.clone();
+    let says_keep = request.build_args.get(KEEP_GIT_DIR);
+    source.keep_git_dir |= says_keep.is_some_and(|value| boolean(value) == Some(true));
+    if source.times.is_none() && request.source_date_epoch.is_some() {
+        source.times = Some(FileTimes::Commit);
+    }
+    source
+}
+
 /// A context from elsewhere: of files, an archive is what is in it.
 async fn remote(source: &RemoteSource, remotes: &Remotes) -> Result<Tree, BuildError> {
+    let file = match source {
+        RemoteSource::Http(file) => file,
+        RemoteSource::Git(_) => return Ok(Tree::Remote(remotes.tree(source).await?)),
+    };
     let tree = remotes.tree(source).await?;
-    let RemoteSource::Http(file) = source;
     let what = shown_url(&file.url);
     let store = remotes.store().clone();
     let name = file.name.clone();

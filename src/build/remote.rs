@@ -9,12 +9,13 @@ use reqwest::header::HeaderValue;
 use tokio::runtime::Handle;
 use url::Url;
 
-use super::run::BuildEnvironment;
+use super::run::{BuildEnvironment, materializer};
 use crate::digest::BlobDigest;
 use crate::graph::RemoteSource;
+use crate::remote::git::{GitFetcher, GitSource};
 use crate::remote::{
-    Download, DownloadedFile, HttpClient, HttpError, HttpProgress, HttpRequest, RemoteError,
-    shown_url,
+    Download, DownloadedFile, GitError, HttpClient, HttpError, HttpProgress, HttpRequest,
+    RemoteError, shown_url,
 };
 use crate::snapshot::FileTree;
 use crate::solver::cancel::Cancel;
@@ -28,6 +29,7 @@ type Downloading = Shared<BoxFuture<'static, Result<Download, RemoteError>>>;
 /// Fetches for one build.
 pub(super) struct Remotes {
     http: HttpClient,
+    git: Arc<GitFetcher>,
     reporter: Arc<Reporter>,
     runtime: Handle,
     cancel: Cancel,
@@ -54,8 +56,16 @@ impl Remotes {
         reporter: &Arc<Reporter>,
         secrets: &Arc<Secrets>,
     ) -> Self {
+        let cancel = environment.cancel.clone();
+        let git = GitFetcher::new(
+            environment.outside.clone(),
+            materializer(environment, reporter),
+            Arc::clone(secrets),
+            move || cancel.is_canceled(),
+        );
         Self {
             http: HttpClient::new(environment.client.clone(), environment.store.clone()),
+            git: Arc::new(git),
             reporter: Arc::clone(reporter),
             runtime: Handle::current(),
             cancel: environment.cancel.clone(),
@@ -84,6 +94,12 @@ impl Remotes {
                 let download = self.download(&file.url, file.checksum).await?;
                 let store = self.store().clone();
                 Ok(Arc::new(DownloadedFile::new(store, &download, &file.name)))
+            }
+            RemoteSource::Git(source) => {
+                let (git, reporter) = (Arc::clone(&self.git), Arc::clone(&self.reporter));
+                let source = source.clone();
+                let loading = tokio::task::spawn_blocking(move || load(&git, &source, &reporter));
+                loading.await.map_err(|_| RemoteError::Canceled)?
             }
         }
     }
@@ -115,6 +131,24 @@ impl Remotes {
         });
         download.clone()
     }
+}
+
+/// The files of a commit. Blocking.
+fn load(
+    git: &GitFetcher,
+    source: &GitSource,
+    reporter: &Arc<Reporter>,
+) -> Result<Arc<dyn FileTree>, RemoteError> {
+    let activity = reporter.begin(&format!("[internal] load git source {}", source.shown()));
+    let checkout = git.checkout(source).map_err(RemoteError::from);
+    activity.end_as(match &checkout {
+        Ok(checkout) if checkout.cached => Outcome::Cached,
+        Ok(_) => Outcome::Done,
+        Err(RemoteError::Canceled) => Outcome::Canceled,
+        Err(error) => Outcome::Failed(error.to_string()),
+    });
+    let tree = git.tree(&checkout?).map_err(GitError::from)?;
+    Ok(Arc::new(tree))
 }
 
 async fn fetch(

@@ -27,7 +27,7 @@ use crate::build::{BuildError, Located, ResolveError};
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
-use crate::remote::{HttpError, RemoteError};
+use crate::remote::{GitError, HttpError, RemoteError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
 use crate::step::{RunError, StepError, signal_name};
@@ -307,6 +307,14 @@ fn of_remote(error: &RemoteError) -> ErrorKind {
             HttpError::Url { .. } | HttpError::Authorization(_) => ErrorKind::User,
             HttpError::Store(_) => ErrorKind::Internal,
             _ => ErrorKind::Step,
+        },
+        RemoteError::Git(error) => match error.as_ref() {
+            GitError::Failed { .. } | GitError::Moved { .. } => ErrorKind::Registry,
+            GitError::Snapshot(_) | GitError::Run(_) => ErrorKind::Internal,
+            GitError::WrongCommit { .. } | GitError::Tree(_) | GitError::Layer(_) => {
+                ErrorKind::Step
+            }
+            _ => ErrorKind::User,
         },
         RemoteError::Canceled => ErrorKind::Internal,
     }

@@ -193,7 +193,8 @@ fn first_word(words: &[OsString]) -> Option<usize> {
 }
 
 fn is_path(word: &str) -> bool {
-    word.contains('/') || word.starts_with('.') || word.contains("://")
+    let is_remote = word.contains("://") || word.contains('@') && word.contains(':');
+    word.contains('/') || word.starts_with('.') || is_remote
 }
 
 fn replace_group(
@@ -299,6 +300,7 @@ mod tests {
                 "https://example.com/x.git",
                 "build https://example.com/x.git",
             ),
+            ("git@example.com:x.git#v1", "build git@example.com:x.git#v1"),
             ("-t myapp .", "build -t myapp ."),
             ("--tag=myapp .", "build --tag=myapp ."),
             ("--root /x -t a .", "build --root /x -t a ."),

@@ -81,7 +81,7 @@ pub(crate) fn size(text: &str) -> Option<u64> {
 }
 
 /// `true` and `false` in the spellings that Go takes.
-pub(super) fn boolean(text: &str) -> Option<bool> {
+pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::environment::Environment;
 use super::mounts;
 use super::plan::{Base, From, ImageKey, Plan};
+use super::remote;
 use super::{
     BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation,
     Run, Vertex, VertexIndex, arguments,
@@ -368,6 +369,10 @@ impl Lowering<'_> {
 
     fn add(&mut self, state: &mut StageState, operation: Operation, step: &Step, is_trigger: bool) {
         let text = expansion::expand_for_display(&step.text, &state.lookup(), state.escape);
+        let text = match &operation {
+            Operation::Copy(_) => remote::without_passwords(&text),
+            _ => text,
+        };
         let name = state.prefix.next(&text, is_trigger);
         state.vertex = Some(self.graph.add(Vertex {
             operation,

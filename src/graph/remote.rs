@@ -6,12 +6,15 @@
 use std::str::FromStr;
 
 use crate::digest::BlobDigest;
+use crate::remote::git::{GitReference, GitReferenceError, GitSource, masked};
 
 /// What ADD or a context names by a URL. It is fetched when it is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RemoteSource {
     /// A file, over HTTP or HTTPS.
     Http(HttpSource),
+    /// A commit of a git repository, or a folder of it.
+    Git(GitSource),
 }
 
 /// A file that is fetched over HTTP or HTTPS.
@@ -32,9 +35,15 @@ pub struct HttpSource {
 const CONTEXT_FILE: &str = "context";
 
 impl RemoteSource {
-    /// What the URL of a context names; `None` where it is no URL.
-    pub fn of_context(text: &str) -> Option<Self> {
-        is_http(text).then(|| Self::file(text, CONTEXT_FILE))
+    /// What the address of a context names; `None` where it is none.
+    ///
+    /// # Errors
+    /// When it names a git repository, and says something of it that can't be meant.
+    pub fn of_context(text: &str) -> Result<Option<Self>, GitReferenceError> {
+        if let Some(found) = GitReference::parse(text)? {
+            return Ok(Some(Self::Git(GitSource::new(&found))));
+        }
+        Ok(is_http(text).then(|| Self::file(text, CONTEXT_FILE)))
     }
 
     /// The file at an HTTP URL, to be called `name`.
@@ -52,6 +61,7 @@ impl RemoteSource {
     pub fn path(&self) -> &str {
         match self {
             Self::Http(source) => &source.name,
+            Self::Git(_) => "",
         }
     }
 
@@ -59,6 +69,7 @@ impl RemoteSource {
     pub fn is_unpacked(&self) -> bool {
         match self {
             Self::Http(source) => source.unpack,
+            Self::Git(_) => false,
         }
     }
 }
@@ -70,18 +81,23 @@ pub(super) fn is_http(source: &str) -> bool {
 
 /// Whether ADD takes a source for a git repository.
 pub(super) fn is_git(source: &str) -> bool {
-    if source.starts_with("http://") || source.starts_with("https://") {
-        let end = source.find(['?', '#']).unwrap_or(source.len());
-        return source[..end].ends_with(".git");
-    }
-    ["git://", "ssh://", "git@"]
-        .iter()
-        .any(|scheme| source.starts_with(scheme))
+    !matches!(git(source), Ok(None))
+}
+
+/// The git repository that ADD names. `github.com/…` is a path of the context here.
+pub(super) fn git(source: &str) -> Result<Option<GitReference>, GitReferenceError> {
+    Ok(GitReference::parse(source)?.filter(|found| !found.looks_local))
 }
 
 /// Whether a source is no path of the build context.
 pub(super) fn is_remote(source: &str) -> bool {
     is_http(source) || is_git(source)
+}
+
+/// An instruction without passwords that stand in its URLs.
+pub(super) fn without_passwords(text: &str) -> String {
+    let words: Vec<String> = text.split(' ').map(masked).collect();
+    words.join(" ")
 }
 
 /// The name of the file that a URL gives, as BuildKit has it: the last part of its path,
@@ -192,6 +208,23 @@ mod tests {
             ("http:/a", false, false),
         ] {
             assert_eq!((is_http(source), is_git(source)), (http, git), "{source}");
+        }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        for (text, shown) in [
+            (
+                "ADD https://u:p@h/a.git  /a",
+                "ADD https://xxxxx:xxxxx@h/a.git  /a",
+            ),
+            (
+                r#"ADD ["http://t@h/a","/"]"#,
+                r#"ADD ["http://xxxxx@h/a","/"]"#,
+            ),
+            ("ADD git@h:a /", "ADD git@h:a /"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
         }
     }
 

@@ -1,12 +1,13 @@
 //! COPY and ADD: from words to an operation, refusing what rbuild doesn't have.
 
-use super::lowering::{StageState, absent, absolute};
+use super::lowering::{StageState, absolute};
 use super::remote::{self, HttpSource, RemoteSource};
 use super::{Chmod, Copy, CopySource, FileSystem, InlineFile};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
 use crate::dockerfile::instruction::{Heredoc, Source, Transfer};
 use crate::dockerfile::span::Span;
+use crate::remote::git::{GitReference, GitSource, masked};
 
 impl StageState {
     /// Expands a COPY or ADD. Gives the operation and its history text without the ` # buildkit`.
@@ -121,14 +122,17 @@ impl StageState {
         match source {
             Source::Path(word) => {
                 let path = self.expand(word)?;
-                message.push_str(&format!(" {path}"));
-                if remote::is_git(&path) {
-                    return Err(if is_add {
-                        absent(word.span, "ADD of a git repository")
-                    } else {
+                message.push_str(&format!(" {}", masked(&path)));
+                let git = remote::git(&path)
+                    .map_err(|error| Diagnostic::error(word.span, error.to_string()))?;
+                if let Some(found) = git {
+                    if !is_add {
                         let message = "source can't be a git ref for COPY".to_owned();
-                        Diagnostic::error(word.span, message).with_help("ADD clones repositories")
-                    });
+                        return Err(Diagnostic::error(word.span, message)
+                            .with_help("ADD clones repositories"));
+                    }
+                    let source = repository(&found, word.span, checksum, transfer.keep_git_dir)?;
+                    return Ok(CopySource::Remote(RemoteSource::Git(source)));
                 }
                 if remote::is_http(&path) {
                     if !is_add {
@@ -201,6 +205,33 @@ fn http(
         checksum,
         unpack: unpack == Some(true),
     })
+}
+
+/// A repository that ADD clones. What its address says and what flags say has to agree.
+fn repository(
+    found: &GitReference,
+    span: Span,
+    checksum: Option<&(String, Span)>,
+    keep_git_dir: Option<bool>,
+) -> Result<GitSource, Diagnostic> {
+    if let (Some(flag), Some(address)) = (keep_git_dir, found.keep_git_dir)
+        && flag != address
+    {
+        let message = "inconsistent keep-git-dir configuration".to_owned();
+        return Err(Diagnostic::error(span, message));
+    }
+    let mut source = GitSource::new(found);
+    source.keep_git_dir = found.keep_git_dir.or(keep_git_dir).unwrap_or_default();
+    if let Some((flag, span)) = checksum {
+        if let Some(address) = &found.checksum
+            && address != flag
+        {
+            let message = format!("checksum mismatch \"{flag}\" != \"{address}\"");
+            return Err(Diagnostic::error(*span, message));
+        }
+        source.checksum = Some(flag.clone());
+    }
+    Ok(source)
 }
 
 /// A source of `COPY --parents`: what stands behind its first `/./` is kept.

@@ -11,6 +11,7 @@
 //! ├── indexes/<hex>          entry indexes of layers, named by their own BLAKE3
 //! ├── trees/<form>/<layer>   folders that an overlay mount takes as lower directories
 //! ├── mounts/<form>/<hex>    cache mounts, named by the hash of their id
+//! ├── mounts/sources/<hex>   git repositories that builds have fetched from
 //! ├── logs/<time>-<random>/  what the steps of one build have printed; the newest builds' only
 //! ├── locks/<hex>            one file for each lock that somebody holds or waits for
 //! └── tmp/<random>/          work in progress of one process, which holds tmp/<random>.lock
@@ -103,6 +104,9 @@ use database::Database;
 use error::Action;
 use session::{Held, Session};
 use temporary::TemporaryFolder;
+
+/// Where folders of sources stand beside those of cache mounts, which have the names of forms.
+const SOURCES: &str = "sources";
 
 /// One store, opened. Clones share everything; every method may be called from any thread and
 /// may block on the disk or on another process.
@@ -223,11 +227,34 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn cache_mount(&self, id: &CacheKey, form: &Form) -> Result<PathBuf, StoreError> {
-        let form = form.id();
-        let parent = self.inner.root.join("mounts").join(&form);
+        self.kept_folder(&form.id(), id)
+    }
+
+    /// The folder of a source of builds that is fetched piece by piece, such as a git repository:
+    /// made where it isn't there, and kept like a cache mount. Its caller holds the lock of `id`.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn source_folder(&self, id: &CacheKey) -> Result<PathBuf, StoreError> {
+        self.kept_folder(SOURCES, id)
+    }
+
+    /// Removes everything in such a folder.
+    ///
+    /// # Errors
+    /// When it can't be made anew.
+    pub fn empty_source_folder(&self, id: &CacheKey) -> Result<PathBuf, StoreError> {
+        self.inner
+            .temporary
+            .discard(&self.inner.root.join("mounts").join(SOURCES).join(id.hex()));
+        self.kept_folder(SOURCES, id)
+    }
+
+    fn kept_folder(&self, form: &str, id: &CacheKey) -> Result<PathBuf, StoreError> {
+        let parent = self.inner.root.join("mounts").join(form);
         create_directory(&parent, false)?;
         let path = parent.join(id.hex());
-        self.hold_mount(&form, id)?;
+        self.hold_mount(form, id)?;
         match DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => set_mode(&path, 0o755)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

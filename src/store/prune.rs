@@ -14,7 +14,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::database::Failure;
 use super::error::{Action, StoreError};
 use super::session::{Session, end_dead, oldest_other};
-use super::{LayerId, Store, sql, temporary};
+use super::{LayerId, SOURCES, Store, sql, temporary};
 use crate::digest::{BlobDigest, CacheKey, ImageId};
 use crate::fs::remove::remove_folder;
 use crate::reference::Reference;
@@ -58,6 +58,8 @@ pub struct Pruned {
     pub layers: usize,
     /// How many cache mounts.
     pub cache_mounts: usize,
+    /// How many git repositories that builds had fetched from.
+    pub repositories: usize,
     /// How many bytes the disk has got back.
     pub bytes: u64,
     /// What could not be removed.
@@ -189,6 +191,7 @@ impl Store {
         if removed {
             match victim {
                 Victim::Layer(_) => pruned.layers += 1,
+                Victim::Mount(form, _) if form == SOURCES => pruned.repositories += 1,
                 Victim::Mount(..) => pruned.cache_mounts += 1,
                 Victim::Blob(_) => {}
             }

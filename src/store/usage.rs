@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::error::{Action, StoreError};
 use super::prune::layer_blobs;
-use super::{LayerId, Store, sql};
+use super::{LayerId, SOURCES, Store, sql};
 use crate::digest::{BlobDigest, CacheKey, ImageId};
 use crate::fs::usage::disk_usage;
 use crate::time::Timestamp;
@@ -22,6 +22,8 @@ pub struct Usage {
     pub configs: u64,
     /// The cache mounts of RUN steps.
     pub cache_mounts: Vec<CacheMountUsage>,
+    /// The git repositories that builds have fetched from.
+    pub repositories: Vec<CacheMountUsage>,
     /// Everything, the database and what running builds are making included.
     pub total: u64,
 }
@@ -41,7 +43,7 @@ pub struct LayerUsage {
     pub used: Timestamp,
 }
 
-/// What a cache mount takes on the disk.
+/// What a cache mount or a repository takes on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheMountUsage {
     /// The hash of its id.
@@ -91,7 +93,11 @@ impl Store {
         }
         for (form, id, used) in self.inner.database.read(mounts)? {
             let path = self.mount_path(&form, &id);
-            usage.cache_mounts.push(CacheMountUsage {
+            let folders = match form == SOURCES {
+                true => &mut usage.repositories,
+                false => &mut usage.cache_mounts,
+            };
+            folders.push(CacheMountUsage {
                 id,
                 bytes: self.disk_usage(&path)?,
                 used,

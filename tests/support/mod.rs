@@ -8,6 +8,7 @@
 //!   checks every digest on the way; [`Tree`] is a root file system, from an image or from a
 //!   folder that another tool unpacked.
 //! * [`Terminal`] is a pseudo-terminal and whoever sits before it.
+//! * [`GitServer`] hands out git repositories that the test makes.
 //! * [`Registry`] is Debian's `docker-registry` on a free port; [`Docker`], [`Podman`] and
 //!   [`Containerd`] are engines with state of their own.
 //!
@@ -16,6 +17,7 @@
 
 mod cases;
 mod engines;
+mod git;
 mod handmade;
 mod image;
 mod needs;
@@ -32,6 +34,7 @@ mod user;
 
 pub(crate) use cases::{Case, CaseFile};
 pub(crate) use engines::{Docker, Podman, write_program};
+pub(crate) use git::{COMMIT_TIME, GitServer, Repository};
 pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use image::{Image, LayerTar, TarEntry};
 pub(crate) use needs::{Need, needs, skip};

@@ -93,6 +93,11 @@ impl Project {
         self
     }
 
+    /// The folder, which is then somebody else's.
+    pub(crate) fn into_folder(self) -> tempfile::TempDir {
+        self.folder
+    }
+
     /// The context's folder.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()

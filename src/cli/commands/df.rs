@@ -79,7 +79,9 @@ fn summary(usage: &Usage, images: usize, named: &[ImageId]) -> Vec<Value> {
     });
     let cache = select(&|layer| layer.images.is_empty());
     let mounts: u64 = usage.cache_mounts.iter().map(|mount| mount.bytes).sum();
-    let cache_bytes = sum(&cache) + usage.other_blobs;
+    let repositories: u64 = usage.repositories.iter().map(|one| one.bytes).sum();
+    let cache_bytes = sum(&cache) + usage.other_blobs + repositories;
+    let cached = cache.len() + usage.repositories.len();
     let row = |kind: &str, total: usize, active: usize, size: u64, reclaimable: u64| {
         let percent = (reclaimable * 100).checked_div(size).unwrap_or(0);
         json!({
@@ -98,7 +100,7 @@ fn summary(usage: &Usage, images: usize, named: &[ImageId]) -> Vec<Value> {
             sum(&of_images) + usage.configs,
             sum(&of_dangling),
         ),
-        row("Build Cache", cache.len(), 0, cache_bytes, cache_bytes),
+        row("Build Cache", cached, 0, cache_bytes, cache_bytes),
         row("Cache Mounts", usage.cache_mounts.len(), 0, mounts, mounts),
     ]
 }
@@ -135,6 +137,14 @@ fn details(store: &Store, usage: &Usage, now: Timestamp) -> Result<String, Failu
         &rows,
     ));
     let layers = usage.layers.iter().filter(|layer| layer.images.is_empty());
+    let repositories = usage.repositories.iter().map(|one| {
+        vec![
+            "-".to_owned(),
+            "git repository".to_owned(),
+            format::bytes(one.bytes),
+            ago(one.used, now),
+        ]
+    });
     let rows: Vec<Vec<String>> = layers
         .map(|layer| {
             let kind = if layer.is_base { "base image" } else { "step" };
@@ -145,6 +155,7 @@ fn details(store: &Store, usage: &Usage, now: Timestamp) -> Result<String, Failu
                 ago(layer.used, now),
             ]
         })
+        .chain(repositories)
         .collect();
     out.push_str("\nBuild cache that no image needs:\n\n");
     out.push_str(&output::table(

@@ -150,9 +150,13 @@ fn report(pruned: &Pruned) -> String {
         }
         out.push('\n');
     }
-    if pruned.layers + pruned.cache_mounts > 0 {
+    if pruned.layers + pruned.cache_mounts + pruned.repositories > 0 {
+        let repositories = match pruned.repositories {
+            0 => String::new(),
+            count => format!(", {count} git repositories"),
+        };
         out.push_str(&format!(
-            "Deleted build cache: {} layers, {} cache mounts\n\n",
+            "Deleted build cache: {} layers, {} cache mounts{repositories}\n\n",
             pruned.layers, pruned.cache_mounts
         ));
     }

@@ -47,10 +47,11 @@ pub(super) fn platform(text: &str) -> Result<Platform, InvalidPlatform> {
         rbuild -t myapp --load .                   hand the image to Docker or Podman\n  \
         rbuild --target build -o out .             copy a stage's files into the folder `out`\n  \
         rbuild -o type=oci,dest=myapp.tar .        write an OCI archive\n  \
-        tar c . | rbuild -t myapp -                read the context from a tar stream"
+        tar c . | rbuild -t myapp -                read the context from a tar stream\n  \
+        rbuild -t myapp https://HOST/app.git#v1    build a git repository, at a tag"
 )]
 pub struct BuildArguments {
-    /// The folder that COPY and ADD read from, or `-`: a tar archive or a Dockerfile on standard input
+    /// What COPY and ADD read: a folder, a git repository, a URL, or `-`: a tar archive or a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
     pub(super) context: Option<PathBuf>,
 

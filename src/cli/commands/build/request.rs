@@ -23,6 +23,7 @@ use crate::cli::ui::ProgressMode;
 use crate::export::Packaging;
 use crate::export::engine::Engine;
 use crate::platform::Platform;
+use crate::remote::git::masked;
 use crate::time::Timestamp;
 
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -147,12 +148,21 @@ fn sources(arguments: &BuildArguments) -> Result<(ContextSource, DockerfileSourc
         return Ok((ContextSource::Stdin, dockerfile));
     }
     if !context.is_dir()
-        && let Some(source) = context.to_str().and_then(RemoteSource::of_context)
+        && let Some(source) = context.to_str().map(remote).transpose()?.flatten()
     {
         return Ok((ContextSource::Remote(source), dockerfile));
     }
     let folder = folder(context)?;
     Ok((ContextSource::Directory(folder), dockerfile))
+}
+
+/// What is elsewhere, if that is what the text of a context names.
+pub(super) fn remote(text: &str) -> Result<Option<RemoteSource>, Failure> {
+    RemoteSource::of_context(text).map_err(|error| {
+        let shown = masked(text);
+        Failure::user(format!("can't read the git repository `{shown}`: {error}"))
+            .hint("write https://HOST/REPOSITORY.git#REF:FOLDER")
+    })
 }
 
 fn is_http_url(text: &str) -> bool {
@@ -166,28 +176,10 @@ fn folder(context: &Path) -> Result<PathBuf, Failure> {
         Ok(_) => Err(Failure::user(format!("the context `{shown}` is not a folder")).hint(format!(
             "for a Dockerfile write `rbuild -f {shown} FOLDER`, for an archive `rbuild - < {shown}`"
         ))),
-        Err(_) if is_url(&context.to_string_lossy()) => {
-            Err(Failure::user("a git repository as context is not supported yet")
-                .hint("clone it first, then build the folder"))
-        }
         Err(error) => Err(Failure::user(format!("can't read the context `{shown}`"))
             .caused_by(&error)
             .hint("the context is the folder that COPY and ADD read from")),
     }
-}
-
-/// What Docker takes for the address of something remote.
-pub(super) fn is_url(text: &str) -> bool {
-    [
-        "http://",
-        "https://",
-        "git://",
-        "ssh://",
-        "git@",
-        "github.com/",
-    ]
-    .iter()
-    .any(|prefix| text.starts_with(prefix))
 }
 
 fn image_name(text: &str) -> Result<crate::reference::Reference, Failure> {

@@ -192,8 +192,9 @@ fn contexts_and_dockerfiles() {
         ("./Cargo.toml", "the context `./Cargo.toml` is not a folder"),
         ("./no/such", "can't read the context `./no/such`"),
         (
-            "https://github.com/a/b.git",
-            "a git repository as context is not supported yet",
+            "https://u:p@github.com/a/b.git?depth=1",
+            "can't read the git repository `https://xxxxx:xxxxx@github.com/a/b.git?depth=1`: \
+             unexpected query \"depth\"",
         ),
     ] {
         assert_eq!(message(line), expected, "{line}");

@@ -1,10 +1,10 @@
 //! Values of build options that have a syntax of their own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::request::is_url;
-use crate::build::{NamedContext, RemoteSource, SecretFrom, SecretSource};
+use super::request::remote;
+use crate::build::{NamedContext, SecretFrom, SecretSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
@@ -12,15 +12,17 @@ use crate::cli::spelling::parse_bool;
 
 /// Reads one `--build-context`.
 pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failure> {
-    let usage = "write NAME=FOLDER, NAME=docker-image://IMAGE, NAME=oci-layout://PATH or \
-                 NAME=docker-archive://PATH";
+    let usage = "write NAME=FOLDER, NAME=URL, NAME=docker-image://IMAGE, NAME=oci-layout://PATH \
+                 or NAME=docker-archive://PATH";
     let (name, source) = text
         .split_once('=')
         .filter(|(name, source)| !name.is_empty() && !source.is_empty())
         .ok_or_else(|| {
             Failure::user(format!("invalid value `{text}` for `--build-context`")).hint(usage)
         })?;
-    if let Some(source) = RemoteSource::of_context(source) {
+    if !Path::new(source).is_dir()
+        && let Some(source) = remote(source)?
+    {
         return Ok((name.to_owned(), NamedContext::Remote(source)));
     }
     let context = match source.split_once("://") {
@@ -51,10 +53,6 @@ fn folder(name: &str, source: &str, usage: &str) -> Result<PathBuf, Failure> {
             "{flag}: standard input can't be a named context"
         ))
         .hint("unpack the archive first, then name its folder")),
-        Err(_) if is_url(source) => Err(Failure::user(format!(
-            "{flag}: rbuild does not support git repositories as contexts yet"
-        ))
-        .hint("clone it first, then name the folder")),
         Err(_) if source.contains("://") || source.starts_with("target:") => {
             Err(Failure::user(format!("{flag}: rbuild does not support `{source}`")).hint(usage))
         }
@@ -278,12 +276,9 @@ mod tests {
                 "`--build-context src`: can't read the folder `no/such`",
             ),
             (
-                "src=https://github.com/a/b.git",
-                "`--build-context src`: rbuild does not support git repositories as contexts yet",
-            ),
-            (
-                "src=git@github.com:a/b.git",
-                "`--build-context src`: rbuild does not support git repositories as contexts yet",
+                "src=git@github.com:a/b.git?depth=1",
+                "can't read the git repository `git@github.com:a/b.git?depth=1`: \
+                 unexpected query \"depth\"",
             ),
             (
                 "src=target:base",

@@ -1,0 +1,249 @@
+//! Who git speaks to when it fetches a repository, as whom, and what it must not listen to.
+
+use crate::git_contexts::{ALL, history};
+use crate::support::{GitServer, Need, Rbuild, User, each_user, needs, write_program};
+
+const GIT: Need = Need::Program("git");
+
+#[test]
+fn a_submodule_is_no_folder_of_this_machine() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let private = server.repository("private-notes");
+    let commit = private.file("secret", "secret").commit();
+    let app = server.repository("app");
+    app.file("Dockerfile", ALL).git(&["add", "Dockerfile"]);
+    let address = format!("file://{}", private.path().display());
+    app.submodule(&address, "stolen", &commit).commit_added();
+    let rbuild = Rbuild::new(&User::Caller);
+    let failed = rbuild.build_at(app.url()).fails();
+    failed.says(&[
+        "failed to update the submodules",
+        "can't be folders of this machine",
+    ]);
+}
+
+#[test]
+fn servers_of_plain_files_and_of_sha256_will_do() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, [v1, ..]) = history(&server);
+    let rbuild = Rbuild::new(&User::Caller);
+    let dumb = repository.url_as("", "dumb/");
+    for (behind, name) in [("", "main"), ("#v2", "v2"), (&format!("#{v1}"), "v1")] {
+        let image = rbuild.build_at(format!("{dumb}{behind}")).image();
+        assert_eq!(image.tree().text("name"), name, "{behind}");
+    }
+    let app = server.repository("app");
+    app.file("Dockerfile", ALL).git(&["add", "Dockerfile"]);
+    app.submodule("../../history/.git", "vendor", &v1)
+        .commit_added();
+    let image = rbuild.build_at(app.url_as("", "dumb/")).image();
+    assert_eq!(image.tree().text("vendor/name"), "v1");
+    let long = server.repository_with("long", &["--object-format=sha256"]);
+    let commit = long.file("Dockerfile", ALL).file("name", "long").commit();
+    assert_eq!(commit.len(), 64);
+    for behind in ["", "#main", &format!("#{commit}"), "?keep-git-dir"] {
+        let image = rbuild.build_at(long.at(behind)).image();
+        assert_eq!(image.tree().text("name"), "long", "{behind}");
+    }
+}
+
+#[test]
+fn a_private_repository_wants_its_secret() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, _) = history(&server);
+    let url = repository.url_as("", "private/");
+    let host = url.split('/').nth(2).unwrap();
+    let rbuild = Rbuild::new(&User::Caller)
+        .env("TOKEN", "letmein")
+        .env("BAD", "wrongtoken");
+    let header = "Basic eC1hY2Nlc3MtdG9rZW46bGV0bWVpbg==".replace("Basic", "basic");
+    let failed = rbuild.build_at(&url).fails();
+    failed.says(&["a private repository needs `--secret id=GIT_AUTH_TOKEN,env=…`"]);
+    for id in [
+        "GIT_AUTH_TOKEN".to_owned(),
+        format!("GIT_AUTH_TOKEN.{host}"),
+    ] {
+        let secret = format!("id={id},env=TOKEN");
+        let build = rbuild.build_at(&url).args(["--secret", &secret]);
+        assert_eq!(build.image().tree().text("name"), "main");
+        // The next must ask again.
+        rbuild.run(["prune", "--all", "--force"]).ok();
+    }
+    let build = rbuild.build_at(&url).env("HEADER", &header);
+    build
+        .args(["--secret", "id=GIT_AUTH_HEADER,env=HEADER"])
+        .ok();
+    rbuild.run(["prune", "--all", "--force"]).ok();
+    for secret in [
+        "id=GIT_AUTH_TOKEN,env=BAD",
+        "id=GIT_AUTH_TOKEN.elsewhere,env=TOKEN",
+    ] {
+        let failed = rbuild.build_at(&url).args(["--secret", secret]).fails();
+        assert!(!failed.stderr.contains("wrongtoken"), "{}", failed.stderr);
+        assert!(!failed.stderr.contains("letmein"), "{}", failed.stderr);
+    }
+    let url = repository.url_as("me:hunter2@", "private/");
+    let failed = rbuild.build_at(&url).fails();
+    assert!(!failed.stderr.contains("hunter2"), "{}", failed.stderr);
+    failed.says(&["http://xxxxx:xxxxx@127.0.0.1:"]);
+    let url = repository.url_as("x-access-token:letmein@", "private/");
+    rbuild.build_at(&url).ok();
+}
+
+#[test]
+fn ssh_is_the_users_own() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, _) = history(&server);
+    let rbuild = Rbuild::new(&User::Caller);
+    // What git would have the other side run is run here.
+    let script = "#!/bin/sh\nwhile [ \"$1\" = -o ]; do shift 2; done\necho \"$1\" >> \"$0.log\"\neval \"$2\"\n";
+    let ssh = rbuild.out().join("ssh");
+    write_program(&ssh, script);
+    let rbuild = rbuild.env("GIT_SSH_COMMAND", &ssh);
+    let path = repository.path().display();
+    for address in [
+        format!("git@example.com:{path}#v1"),
+        format!("ssh://git@example.com{path}#v1"),
+    ] {
+        let image = rbuild.build_at(address).image();
+        assert_eq!(image.tree().text("name"), "v1");
+    }
+    let log = std::fs::read_to_string(rbuild.out().join("ssh.log")).unwrap();
+    assert!(log.lines().all(|line| line == "git@example.com"), "{log}");
+    write_program(
+        &ssh,
+        "#!/bin/sh\necho Host key verification failed. >&2\nexit 255\n",
+    );
+    let failed = rbuild.build_at("git@example.com:other.git").fails();
+    failed.says(&["Host key verification failed", "ssh-keyscan"]);
+}
+
+#[test]
+fn the_users_configuration_and_hooks_have_no_say() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, _) = history(&server);
+    let rbuild = Rbuild::new(&User::Caller);
+    let (mark, template) = (rbuild.out().join("mark"), rbuild.home().join("template"));
+    std::fs::create_dir_all(template.join("hooks")).unwrap();
+    let hook = format!("#!/bin/sh\ntouch {}\n", mark.display());
+    write_program(&template.join("hooks/post-checkout"), &hook);
+    let configuration = format!(
+        "[url \"http://127.0.0.1:1/\"]\n\tinsteadOf = http://127.0.0.1\n\
+         [init]\n\ttemplateDir = {}\n[core]\n\tautocrlf = true\n",
+        template.display()
+    );
+    std::fs::write(rbuild.home().join(".gitconfig"), configuration).unwrap();
+    let rbuild = rbuild
+        .env("GIT_TEMPLATE_DIR", &template)
+        .env("GIT_DIR", "/nonexistent");
+    let image = rbuild.build_at(repository.url()).image();
+    assert_eq!(image.tree().text("Dockerfile"), ALL);
+    assert!(!mark.exists());
+}
+
+#[test]
+fn without_git_one_line_says_so() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let rbuild = Rbuild::new(&User::Caller).env("PATH", "/nonexistent");
+    let failed = rbuild.build_at("https://example.com/app.git").fails();
+    failed.says(&["`git` is not installed, and `https://example.com/app.git` is a git repository"]);
+}
+
+#[test]
+fn prune_removes_what_was_fetched() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, [v1, ..]) = history(&server);
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let address = repository.at(&format!("#{v1}"));
+        rbuild.build_at(&address).ok();
+        server.requests();
+        let used = rbuild.run(["df", "--verbose"]).ok().text();
+        assert!(used.contains("git repository"), "{used}");
+        let pruned = rbuild.run(["prune", "--all", "--force"]).ok().text();
+        assert!(
+            pruned.contains("0 cache mounts, 1 git repositories"),
+            "{pruned}"
+        );
+        let sources = rbuild.store().join("mounts/sources");
+        assert_eq!(std::fs::read_dir(sources).unwrap().count(), 0);
+        rbuild.build_at(&address).ok();
+        assert_ne!(server.requests(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_repository_that_was_damaged_is_fetched_anew() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, _) = history(&server);
+    let rbuild = Rbuild::new(&User::Caller);
+    rbuild.build_at(repository.at("#v1")).ok();
+    let sources = rbuild.store().join("mounts/sources");
+    let stored = std::fs::read_dir(sources)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    // As a power cut may leave it: files that are there and empty.
+    for folder in ["refs/rbuild", "objects/pack"] {
+        for file in std::fs::read_dir(stored.join(folder)).unwrap() {
+            let file = file.unwrap().path();
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, "").unwrap();
+        }
+    }
+    let image = rbuild.build_at(repository.at("#v2")).image();
+    assert_eq!(image.tree().text("name"), "v2");
+}
+
+#[test]
+fn what_a_killed_fetch_leaves_is_in_nobodys_way() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, [_, _, tip]) = history(&server);
+    let rbuild = Rbuild::new(&User::Caller);
+    rbuild.build_at(repository.at("#v1")).ok();
+    let sources = rbuild.store().join("mounts/sources");
+    let stored = std::fs::read_dir(sources)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    for lock in ["shallow.lock".to_owned(), format!("refs/rbuild/{tip}.lock")] {
+        std::fs::write(stored.join(lock), "").unwrap();
+    }
+    let image = rbuild.build_at(repository.at("#main")).image();
+    assert_eq!(image.tree().text("name"), "main");
+    // One that was not even made to its end.
+    std::fs::remove_file(stored.join("rbuild-ready")).unwrap();
+    std::fs::write(stored.join("config.lock"), "").unwrap();
+    let image = rbuild.build_at(repository.at("#v2")).image();
+    assert_eq!(image.tree().text("name"), "v2");
+}
