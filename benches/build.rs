@@ -27,11 +27,8 @@ fn main() {
     println!("{:<44} {:>10} {:>10}", "", "best", "median");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let corpora = root.join("../shared/corpora/dockerfiles");
-    parse(if corpora.is_dir() {
-        &corpora
-    } else {
-        &root.join("testdata/dockerfiles")
-    });
+    let own = root.join("testdata/dockerfiles");
+    parse(if corpora.is_dir() { &corpora } else { &own });
     cold("hello: two stages, one RUN, cold", &hello);
     warm("hello, warm", &hello, |_| {});
     let name = format!("COPY of {FILES} files");

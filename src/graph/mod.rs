@@ -20,6 +20,8 @@ use crate::store::LayerId;
 
 mod arguments;
 mod chmod;
+#[cfg(test)]
+mod corpus;
 pub mod environment;
 mod expose;
 mod format;
