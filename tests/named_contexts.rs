@@ -230,7 +230,6 @@ fn what_is_no_folder_is_refused() {
             "can't read the folder `/no/such/folder`",
         ),
         ("f=-", "standard input can't be a named context"),
-        ("f=https://example.com/a.tar.gz", "contexts from a URL"),
     ] {
         let rbuild = Rbuild::new(&User::Caller);
         let build = rbuild.build(&project).args(["--build-context", value]);
