@@ -15,6 +15,7 @@ mod cache;
 mod commands;
 mod compatibility;
 mod completion;
+mod conformance;
 mod copy_into_existing;
 mod copy_parents;
 mod differential;

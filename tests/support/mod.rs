@@ -45,7 +45,7 @@ pub(crate) use rbuild::Rbuild;
 pub(crate) use readers::{Containerd, podman_tree, umoci_tree};
 pub(crate) use registry::{Registry, base_image_mirror};
 pub(crate) use saved::saved_images;
-pub(crate) use tree::{Tree, assert_lines, dedent, difference};
+pub(crate) use tree::{Node, NodeKind, Tree, assert_lines, dedent, difference};
 pub(crate) use user::{User, as_other_user, each_user};
 
 use std::path::PathBuf;

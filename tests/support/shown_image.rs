@@ -110,9 +110,8 @@ impl Image {
         out
     }
 
-    /// What the layers above the base's change: files that are new or different, and `- PATH` for
-    /// those that are gone.
-    pub(crate) fn shown_additions(&self) -> String {
+    /// The files that the layers above the base's add or change.
+    pub(crate) fn additions(&self) -> Tree {
         let (base, whole) = (self.base_tree(), self.tree());
         let mut changed = Tree::default();
         for (path, node) in &whole.nodes {
@@ -126,13 +125,18 @@ impl Image {
                 changed.nodes.insert(path.clone(), node.clone());
             }
         }
-        let mut out = changed.all();
-        for path in base
-            .nodes
-            .keys()
-            .filter(|path| !whole.nodes.contains_key(*path))
-        {
-            writeln!(out, "- {}", path.escape_ascii()).unwrap();
+        changed
+    }
+
+    /// What the layers above the base's change: files that are new or different, and `- PATH` for
+    /// those that are gone.
+    pub(crate) fn shown_additions(&self) -> String {
+        let (base, whole) = (self.base_tree(), self.tree());
+        let mut out = self.additions().all();
+        for path in base.nodes.keys() {
+            if !whole.nodes.contains_key(path) {
+                writeln!(out, "- {}", path.escape_ascii()).unwrap();
+            }
         }
         out
     }

@@ -117,11 +117,12 @@ impl Selector<'_> {
                     !exclude.is_some_and(|one| one.excluded(below(&node.entry.path, root)))
                 };
                 Ahead::during(tree, &wanted, self.cancel, |list| {
-                    self.children(destination, list, root, b"", &target)
+                    let mut waiting = Vec::new();
+                    self.children(destination, list, root, b"", &target, &mut waiting)
                 })?;
             } else {
                 let name = split_path(&found).1;
-                if self.exclude.as_ref().is_some_and(|one| one.excluded(name)) {
+                if self.exclude.is_some_and(|one| one.excluded(name)) {
                     continue;
                 }
                 let target = self.file_target(destination, written, name)?;
@@ -146,6 +147,8 @@ impl Selector<'_> {
         Ok(target)
     }
 
+    /// Copies what is in a directory. `waiting` are directories above it that are left out and
+    /// come all the same, as they are, once something below them does.
     fn children(
         &self,
         destination: &mut Destination,
@@ -153,32 +156,36 @@ impl Selector<'_> {
         directory: &[u8],
         relative: &[u8],
         target: &[u8],
+        waiting: &mut Vec<(Node, Vec<u8>)>,
     ) -> Result<(), CopyError> {
         self.cancel.check().map_err(|_| CopyError::Canceled)?;
         for child in list(directory)? {
             let name = child.entry.name();
             let is_directory = child.entry.is_directory();
             let target = join_path(target, name);
-            let Some(exclude) = self.exclude else {
-                let path = is_directory.then(|| child.entry.path.clone());
-                self.node(destination, child, target.clone())?;
-                if let Some(path) = path {
-                    self.children(destination, list, &path, b"", &target)?;
-                }
-                continue;
+            let relative = match self.exclude {
+                None => Vec::new(),
+                Some(_) => join_path(relative, name),
             };
-            let relative = join_path(relative, name);
-            let is_excluded = exclude.excluded(&relative);
-            if is_excluded && !(is_directory && exclude.has_exceptions()) {
+            let exclude = self.exclude;
+            let is_excluded = exclude.is_some_and(|exclude| exclude.excluded(&relative));
+            if is_excluded && !(is_directory && exclude.is_some_and(Matcher::has_exceptions)) {
                 continue;
             }
-            let path = child.entry.path.clone();
-            if !is_excluded {
+            let path = is_directory.then(|| child.entry.path.clone());
+            let depth = waiting.len();
+            if is_excluded {
+                waiting.push((child, target.clone()));
+            } else {
+                for (above, target) in waiting.drain(..) {
+                    self.node(destination, above, target)?;
+                }
                 self.node(destination, child, target.clone())?;
             }
-            if is_directory {
-                self.children(destination, list, &path, &relative, &target)?;
+            if let Some(path) = path {
+                self.children(destination, list, &path, &relative, &target, waiting)?;
             }
+            waiting.truncate(depth);
         }
         Ok(())
     }
@@ -219,7 +226,6 @@ impl Selector<'_> {
             Some(_) if is_directory => return Err(CopyError::NotADirectory(display(&target))),
             Some(_) => {}
         }
-        // With --exclude, a directory may be left out while something below it is kept.
         destination.make_directories(split_path(&target).0)?;
         entry.path = target;
         entry.offset = None;

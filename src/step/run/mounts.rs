@@ -311,7 +311,8 @@ impl StepContext {
         Ok(())
     }
 
-    /// The folder of a cache mount, by the hash of its id, locked as its sharing wants.
+    /// The folder of a cache mount, locked as its sharing wants. What a new one begins with tells
+    /// caches of one id apart, as in BuildKit: mode, owner, first content.
     fn cache_folder(
         &self,
         kind: &MountKind,
@@ -330,10 +331,15 @@ impl StepContext {
             return Err(RunError::Canceled.into());
         };
         let hash = |copy: u64| {
-            CacheKeyBuilder::new("cache mount")
-                .field(id.as_bytes())
-                .number(copy)
-                .finish()
+            let mut key = CacheKeyBuilder::new("cache mount");
+            key.field(id.as_bytes()).number(copy);
+            for number in [*mode, *uid, *gid] {
+                key.number(u64::from(number));
+            }
+            if let Prepared::Files(snapshot, path) = prepared {
+                key.key(&snapshot.key).field(path);
+            }
+            key.finish()
         };
         let mut copy = 0;
         match sharing {
