@@ -24,19 +24,28 @@ impl Docker {
     /// Starts one; where that can't be, says why and gives none.
     pub(crate) fn start() -> Option<Docker> {
         // Works on every file system; the images are small.
-        Docker::start_with(&["--storage-driver", "vfs"])
+        Docker::start_with(&std::env::temp_dir(), &["--storage-driver", "vfs"])
     }
 
-    /// Starts one that builds, which has to be quick: with the storage that suits the machine.
+    /// Starts one that builds, which has to be quick: with the storage driver that suits the
+    /// machine, and in memory where there is enough, since it syncs after every step.
     pub(crate) fn start_builder() -> Option<Docker> {
         if builder().is_none() {
             skip("no `docker` that has BuildKit in it: 18.09 to 20.10 have");
             return None;
         }
-        Docker::start_with(&[])
+        let memory = Path::new("/dev/shm");
+        let room = |path: &Path| {
+            rustix::fs::statvfs(path)
+                .is_ok_and(|found| found.f_bavail * found.f_frsize >= 512 << 20)
+        };
+        if room(memory) {
+            return Docker::start_with(memory, &[]);
+        }
+        Docker::start_with(&std::env::temp_dir(), &[])
     }
 
-    fn start_with(options: &[&str]) -> Option<Docker> {
+    fn start_with(place: &Path, options: &[&str]) -> Option<Docker> {
         if !needs(&[
             Need::Root,
             Need::Program("dockerd"),
@@ -46,7 +55,7 @@ impl Docker {
         }
         let folder = tempfile::Builder::new()
             .prefix("rbuild-docker-")
-            .tempdir()
+            .tempdir_in(place)
             .unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let log = std::fs::File::create(path("log")).unwrap();
