@@ -77,11 +77,11 @@ impl Chmod {
                         who,
                         operator,
                     } => {
-                        let bits = (now >> from & 0o7) * 0o111 & who;
+                        let bits = (((now >> from) & 0o7) * 0o111) & who;
                         match operator {
                             b'+' => now | bits,
                             b'-' => now & !bits,
-                            _ => now & !(0o777 & who) | bits,
+                            _ => (now & !(0o777 & who)) | bits,
                         }
                     }
                 })
