@@ -10,6 +10,7 @@
 
 mod support;
 
+mod add_url;
 mod base_images;
 mod cache;
 mod commands;
@@ -40,6 +41,7 @@ mod outputs;
 mod progress;
 mod real_dockerfiles;
 mod registry;
+mod remote_contexts;
 mod reproducible;
 mod rooms;
 mod run;

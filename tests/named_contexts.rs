@@ -175,6 +175,124 @@ fn names_are_those_of_images_and_some_are_taken() {
     build.fails().says(&["`/x`: not found"]);
 }
 
+/// An image archive whose one file says what it is, and the flag that gives it a name.
+fn image_named(rbuild: &Rbuild, name: &str, says: &str) -> [String; 2] {
+    let project = Project::with("FROM scratch\nCOPY which /\nENV IS=which").file("which", says);
+    let archive = rbuild.out().join(format!("{says}.tar"));
+    let dest = format!("type=oci,dest={}", archive.display());
+    rbuild.build(&project).args(["-o", &dest]).ok();
+    let value = format!("{name}=oci-layout://{}", archive.display());
+    ["--build-context".to_owned(), value]
+}
+
+#[test]
+fn an_image_takes_the_place_of_just_the_one_that_is_named() {
+    let rbuild = Rbuild::new(&User::Caller);
+    for (name, from, is_meant) in [
+        ("nowhere.invalid/a", "nowhere.invalid/a", true),
+        ("nowhere.invalid/a", "nowhere.invalid/a:latest", true),
+        ("nowhere.invalid/a:latest", "nowhere.invalid/a", true),
+        ("nowhere.invalid/a:1.20", "nowhere.invalid/a:1.20", true),
+        ("nowhere.invalid/a", "nowhere.invalid/a:1.20", false),
+        ("nowhere.invalid/a:1.20", "nowhere.invalid/a", false),
+        (
+            "nowhere.invalid/a:1.20",
+            "nowhere.invalid/a:1.20-slim",
+            false,
+        ),
+    ] {
+        let named = image_named(&rbuild, name, "own");
+        for dockerfile in [
+            format!("FROM {from}"),
+            format!("ARG BASE={from}\nFROM $BASE AS named\nFROM named"),
+            format!("FROM scratch\nCOPY --from={from} which /"),
+        ] {
+            let project = Project::with(&dockerfile);
+            let build = rbuild.build(&project).args(&named);
+            if is_meant {
+                assert_eq!(
+                    build.image().tree().text("which"),
+                    "own",
+                    "{name}: {dockerfile}"
+                );
+            } else {
+                build.fails().says(&["nowhere.invalid"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_of_the_same_name_counts() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM alpine");
+    let one = image_named(&rbuild, "alpine:latest", "one");
+    let two = image_named(&rbuild, "docker.io/library/alpine", "two");
+    let build = rbuild.build(&project).args(&one).args(&two);
+    assert_eq!(build.image().tree().text("which"), "two");
+    let build = rbuild.build(&project).args(&two).args(&one);
+    let image = build.image();
+    assert_eq!(image.tree().text("which"), "one");
+    assert_eq!(image.setting("Env")[1], "IS=which");
+}
+
+#[test]
+fn a_stage_counts_before_an_image_of_its_name() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(
+        "
+        FROM scratch AS base
+        COPY missing /
+        FROM base AS next
+        ENV A=1
+        FROM scratch AS last
+        COPY --from=next which /
+        ",
+    );
+    let named = image_named(&rbuild, "base", "instead");
+    let image = rbuild.build(&project).args(&named).image();
+    assert_eq!(image.tree().text("which"), "instead");
+    let named = image_named(&rbuild, "next", "later");
+    let image = rbuild.build(&project).args(&named).image();
+    assert_eq!(image.tree().text("which"), "later");
+}
+
+#[test]
+fn nothing_can_stand_for_something() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(
+        "
+        FROM alpine:3 AS base
+        FROM base
+        COPY --from=tools / /
+        COPY Dockerfile /
+        ",
+    );
+    let nothing = |name: &str| {
+        let value = format!("{name}=docker-image://scratch");
+        ["--build-context".to_owned(), value]
+    };
+    let build = rbuild.build(&project).args(nothing("alpine:3"));
+    let image = build.args(nothing("tools")).image();
+    assert_eq!(image.layers.len(), 2);
+    assert_lines(&image.tree().lines(&["etc"]), "- etc");
+    assert!(image.tree().has("Dockerfile"));
+    // A stage, too.
+    let project = Project::with("FROM alpine AS b\nRUN x\nFROM b\nENV A=1");
+    let build = rbuild.build(&project);
+    let image = build.args(nothing("b")).image();
+    assert!(image.layers.is_empty());
+}
+
+#[test]
+fn a_name_is_that_of_an_image() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM scratch\nCOPY Dockerfile /");
+    let build = rbuild.build(&project).args(["--build-context", "Base=."]);
+    let finished = build.fails().says(&["invalid context name Base"]);
+    assert_eq!(finished.status.code(), Some(2));
+}
+
 #[test]
 fn a_changed_file_of_the_folder_takes_what_depends_on_it() {
     if !needs(&[Need::BaseImages]) {
@@ -230,6 +348,7 @@ fn what_is_no_folder_is_refused() {
             "can't read the folder `/no/such/folder`",
         ),
         ("f=-", "standard input can't be a named context"),
+        ("f=target:base", "rbuild does not support `target:base`"),
     ] {
         let rbuild = Rbuild::new(&User::Caller);
         let build = rbuild.build(&project).args(["--build-context", value]);

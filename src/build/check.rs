@@ -11,10 +11,10 @@ use super::run::{BuildEnvironment, dockerfile_name, options, resolve_all};
 use super::{BuildRequest, ContextSource, DockerfileSource, dockerfile, inputs};
 use crate::dockerfile as language;
 use crate::dockerfile::lint::{self, Checks, Warning};
-use crate::graph::BaseImage;
 use crate::graph::lint as graph_lint;
 use crate::graph::lowering::lower;
 use crate::graph::plan::{ImageKey, Plan};
+use crate::graph::{BaseImage, masked_in_place};
 use crate::ignore::Matcher;
 use crate::solver::events::{EventSink, NoEvents, Reporter};
 
@@ -63,7 +63,7 @@ pub async fn check(
     Ok(Checked {
         report: lint::Report {
             file: dockerfile_name(&request),
-            text: opened.dockerfile.text.to_string(),
+            text: masked_in_place(&opened.dockerfile.text),
             warnings,
             error: error.as_ref().map(place),
         },

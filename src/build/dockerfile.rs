@@ -195,7 +195,7 @@ pub(super) fn open_folders(
                 folders.push(ContextFolder::Tree(Arc::new(seen)));
             }
             NamedContext::Remote(source) => folders.push(ContextFolder::Remote(source.clone())),
-            NamedContext::Image(_) | NamedContext::File { .. } => {}
+            NamedContext::Image(_) | NamedContext::File { .. } | NamedContext::Scratch => {}
         }
     }
     Ok(folders)

@@ -9,6 +9,7 @@ use crate::dockerfile::span::Span;
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::export::registry::PushError;
+use crate::graph::masked_in_place;
 use crate::remote::RemoteError;
 use crate::snapshot::SnapshotError;
 use crate::solver::SolveError;
@@ -130,17 +131,19 @@ impl From<RemoteError> for BuildError {
 impl Located {
     /// Points at one span with one message.
     pub(super) fn at(&self, span: Span, message: impl Into<String>) -> Self {
-        Self {
-            diagnostics: vec![Diagnostic::error(span, message)],
-            ..self.clone()
-        }
+        self.with(vec![Diagnostic::error(span, message)])
     }
 
     /// Says what `diagnostics` say.
     pub(super) fn saying(&self, diagnostics: Vec<Diagnostic>) -> BuildError {
-        BuildError::Dockerfile(Self {
+        BuildError::Dockerfile(self.with(diagnostics))
+    }
+
+    fn with(&self, diagnostics: Vec<Diagnostic>) -> Self {
+        Self {
+            name: self.name.clone(),
+            text: masked_in_place(&self.text).into(),
             diagnostics,
-            ..self.clone()
-        })
+        }
     }
 }

@@ -169,6 +169,8 @@ impl OutputTarget {
 pub enum NamedContext {
     /// `docker-image://REFERENCE`: another image.
     Image(Reference),
+    /// `docker-image://scratch`: nothing.
+    Scratch,
     /// `oci-layout://PATH[:TAG|@DIGEST]`, a folder or an archive; `docker-archive://PATH` too.
     File {
         /// The folder or archive.

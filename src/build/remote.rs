@@ -3,25 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use futures_util::{FutureExt, StreamExt, stream};
 use reqwest::header::HeaderValue;
 use tokio::runtime::Handle;
 use url::Url;
 
 use super::run::{BuildEnvironment, materializer};
 use crate::digest::BlobDigest;
-use crate::graph::RemoteSource;
+use crate::graph::{CopySource, Graph, Operation, RemoteSource, VertexIndex};
 use crate::remote::git::{GitFetcher, GitSource};
 use crate::remote::{
     Download, DownloadedFile, GitError, HttpClient, HttpError, HttpProgress, HttpRequest,
     RemoteError, shown_url,
 };
 use crate::snapshot::FileTree;
+use crate::solver;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Outcome, Reporter};
 use crate::step::{FetchRemote, Secrets};
 use crate::store::Store;
+
+/// So many downloads go on at a time before a step asks for them.
+const AT_ONCE: usize = 4;
 
 /// A download that goes on or has ended.
 type Downloading = Shared<BoxFuture<'static, Result<Download, RemoteError>>>;
@@ -46,6 +50,19 @@ impl FetchRemote for Remotes {
     fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError> {
         // Steps run on threads of their own, where waiting for the network is allowed.
         self.runtime.block_on(self.tree(source))
+    }
+
+    fn foretell(&self, source: &RemoteSource) -> Option<Arc<dyn FileTree>> {
+        match source {
+            // What is in an archive can't be told without it.
+            RemoteSource::Http(file) if file.unpack => None,
+            RemoteSource::Http(file) => {
+                let store = self.store().clone();
+                let tree = DownloadedFile::foretold(store, file.checksum?, &file.name)?;
+                Some(Arc::new(tree))
+            }
+            RemoteSource::Git(_) => None,
+        }
     }
 }
 
@@ -104,8 +121,29 @@ impl Remotes {
         }
     }
 
+    /// Begins to fetch what steps that `target` needs are sure to ask for, so that they needn't
+    /// wait for it. Where a checksum says what it is, the cache may have the answer.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, graph: &Graph, target: Option<VertexIndex>) {
+        let vertices = solver::needed(graph, target).into_iter();
+        let copies = vertices.filter_map(|index| match &graph.vertex(index).operation {
+            Operation::Copy(copy) => Some(copy),
+            _ => None,
+        });
+        let sources = copies.flat_map(|copy| copy.sources.iter().filter_map(CopySource::remote));
+        let downloads = sources.filter_map(|source| match source {
+            RemoteSource::Http(file) if file.checksum.is_none() => {
+                Some(self.download(&file.url, None))
+            }
+            RemoteSource::Http(_) | RemoteSource::Git(_) => None,
+        });
+        let downloads: Vec<Downloading> = downloads.collect();
+        // Whoever wants one hears what has become of it.
+        let all = stream::iter(downloads).for_each_concurrent(AT_ONCE, |one| one.map(drop));
+        self.runtime.spawn(all);
+    }
+
     /// Fetches a URL, or joins whoever does.
-    pub(super) fn download(&self, url: &str, checksum: Option<BlobDigest>) -> Downloading {
+    fn download(&self, url: &str, checksum: Option<BlobDigest>) -> Downloading {
         let mut downloads = self
             .downloads
             .0
@@ -184,9 +222,10 @@ fn authorization(url: &str, secrets: &Secrets) -> Result<Option<HeaderValue>, Ht
         return Ok(None);
     };
     for (prefix, scheme) in [("HTTP_AUTH_TOKEN_", "Bearer "), ("HTTP_AUTH_HEADER_", "")] {
-        let name = format!("{prefix}{host}");
+        let name = format!("{prefix}{}", host.trim_matches(['[', ']']));
         if let Some(secret) = secrets.get(&name) {
-            let value = [scheme.as_bytes(), secret].concat();
+            // Files end with a newline.
+            let value = [scheme.as_bytes(), secret.trim_ascii_end()].concat();
             let mut value =
                 HeaderValue::from_bytes(&value).map_err(|_| HttpError::Authorization(name))?;
             value.set_sensitive(true);

@@ -81,8 +81,9 @@ impl Resolver<'_> {
     /// The image that `key` names.
     pub(super) async fn resolve(&self, key: &ImageKey) -> Result<BaseImage, ResolveError> {
         match self.named(&key.name) {
-            // Folders are no images: the plan has found them before.
-            None | Some(NamedContext::Folder(_) | NamedContext::Remote(_)) => {}
+            // What is no image the plan has found before.
+            None
+            | Some(NamedContext::Folder(_) | NamedContext::Remote(_) | NamedContext::Scratch) => {}
             Some(NamedContext::File { path, name }) => {
                 return self.file(path.clone(), name.clone(), &key.platform).await;
             }

@@ -19,7 +19,7 @@ use super::{
 use crate::dockerfile::lint::{self, Warning};
 use crate::graph::lowering::{Lowered, lower};
 use crate::graph::plan::{ContextKind, ImageKey, Options, Plan};
-use crate::graph::{BaseImage, Operation};
+use crate::graph::{BaseImage, Operation, masked_in_place};
 use crate::layer::form::Form;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -114,6 +114,7 @@ pub async fn build(
     }
     let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
     let materializer = materializer(environment, &reporter);
+    remotes.fetch_ahead(&lowered.graph, lowered.target);
     let context = Arc::new(StepContext {
         materializer: Arc::clone(&materializer),
         context: Some(Arc::clone(&opened.context)),
@@ -156,7 +157,8 @@ pub async fn build(
 
 /// Tells what build checks have found.
 fn tell(warnings: Vec<Warning>, request: &BuildRequest, source: &Located, events: &dyn EventSink) {
-    let (file, lines) = (dockerfile_name(request), lint::lines(&source.text));
+    let text = masked_in_place(&source.text);
+    let (file, lines) = (dockerfile_name(request), lint::lines(&text));
     for warning in warnings {
         let (first, last) = (warning.first_line, warning.last_line);
         let excerpt = lint::excerpt(&file, &lines, first, last);
@@ -217,6 +219,7 @@ fn context_kinds(request: &BuildRequest) -> BTreeMap<String, ContextKind> {
                 ContextKind::Folder(folders - 1)
             }
             NamedContext::Image(_) | NamedContext::File { .. } => ContextKind::Image,
+            NamedContext::Scratch => ContextKind::Scratch,
         };
         (name.clone(), kind)
     });

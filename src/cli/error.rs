@@ -303,6 +303,9 @@ impl Failure {
 fn of_remote(error: &RemoteError) -> ErrorKind {
     match error {
         RemoteError::Http(error) => match error.as_ref() {
+            HttpError::Fetch { kind, .. } if matches!(**kind, registry::ErrorKind::Sink(_)) => {
+                ErrorKind::Internal
+            }
             HttpError::Fetch { .. } => ErrorKind::Registry,
             HttpError::Url { .. } | HttpError::Authorization(_) => ErrorKind::User,
             HttpError::Store(_) => ErrorKind::Internal,

@@ -369,11 +369,9 @@ impl Lowering<'_> {
 
     fn add(&mut self, state: &mut StageState, operation: Operation, step: &Step, is_trigger: bool) {
         let text = expansion::expand_for_display(&step.text, &state.lookup(), state.escape);
-        let text = match &operation {
-            Operation::Copy(_) => remote::without_passwords(&text),
-            _ => text,
-        };
-        let name = state.prefix.next(&text, is_trigger);
+        let name = state
+            .prefix
+            .next(&remote::without_passwords(&text), is_trigger);
         state.vertex = Some(self.graph.add(Vertex {
             operation,
             parent: state.vertex,

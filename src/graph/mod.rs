@@ -34,7 +34,7 @@ mod remote;
 mod transfer;
 
 pub use chmod::Chmod;
-pub use remote::{HttpSource, RemoteSource};
+pub use remote::{HttpSource, RemoteSource, masked_in_place};
 
 /// Names a vertex of one graph. Inputs always have lower numbers than what reads them.
 #[derive(Clone, std::marker::Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -268,6 +268,16 @@ pub enum CopySource {
     Inline(InlineFile),
     /// What is fetched from elsewhere.
     Remote(RemoteSource),
+}
+
+impl CopySource {
+    /// What is fetched from elsewhere, if it is that.
+    pub fn remote(&self) -> Option<&RemoteSource> {
+        match self {
+            Self::Remote(source) => Some(source),
+            _ => None,
+        }
+    }
 }
 
 /// WORKDIR: the directory exists afterwards.

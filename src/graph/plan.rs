@@ -52,6 +52,8 @@ pub enum ContextKind {
     Image,
     /// A folder, counted among the folders.
     Folder(usize),
+    /// Nothing.
+    Scratch,
 }
 
 impl Options {
@@ -332,6 +334,7 @@ impl Plan {
             Referent::Elsewhere if name.value == "scratch" => From::Scratch,
             Referent::Elsewhere => match self.options.context(&name.value) {
                 Some(ContextKind::Folder(number)) => From::Folder(number),
+                Some(ContextKind::Scratch) => From::Scratch,
                 Some(ContextKind::Image) | None => From::Image(ImageKey {
                     name: name.value.clone(),
                     platform: self.options.platform.clone(),
@@ -382,6 +385,7 @@ fn plan_stage(
     let name = from.name.as_ref().map(|name| name.value.clone());
     let outside = |name: String| match options.context(&name) {
         Some(ContextKind::Folder(number)) => Base::Folder(number),
+        Some(ContextKind::Scratch) => Base::Scratch,
         Some(ContextKind::Image) | None => Base::Image(ImageKey {
             name,
             platform: platform.clone(),

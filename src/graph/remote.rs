@@ -6,7 +6,7 @@
 use std::str::FromStr;
 
 use crate::digest::BlobDigest;
-use crate::remote::git::{GitReference, GitReferenceError, GitSource, masked};
+use crate::remote::git::{GitReference, GitReferenceError, GitSource};
 
 /// What ADD or a context names by a URL. It is fetched when it is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,10 +94,38 @@ pub(super) fn is_remote(source: &str) -> bool {
     is_http(source) || is_git(source)
 }
 
-/// An instruction without passwords that stand in its URLs.
+/// `text` with who logs in at URLs in it replaced by what `mask` makes of that.
+fn masked_by(text: &str, mask: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let is_end = |c: char| c.is_whitespace() || "/?#\"'`<>".contains(c);
+        let authority = &after[..after.find(is_end).unwrap_or(after.len())];
+        rest = match authority.rfind('@') {
+            Some(at) => {
+                out.push_str(&mask(&authority[..at]));
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Text of a Dockerfile as it may be shown: without the names and passwords of its URLs.
 pub(super) fn without_passwords(text: &str) -> String {
-    let words: Vec<String> = text.split(' ').map(masked).collect();
-    words.join(" ")
+    masked_by(text, |user| match user.contains(':') {
+        true => "xxxxx:xxxxx".to_owned(),
+        false => "xxxxx".to_owned(),
+    })
+}
+
+/// The same with every byte that stays where it is.
+pub fn masked_in_place(text: &str) -> String {
+    masked_by(text, |user| "x".repeat(user.len()))
 }
 
 /// The name of the file that a URL gives, as BuildKit has it: the last part of its path,
@@ -187,6 +215,25 @@ mod tests {
             ("https://user:pw@example.com/x", "x"),
         ] {
             assert_eq!(file_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn nobody_sees_who_logs_in() {
+        for (text, shown) in [
+            ("ADD https://u:p@h/x /", "ADD https://xxxxx:xxxxx@h/x /"),
+            (
+                "https://token@h http://a@b",
+                "https://xxxxx@h http://xxxxx@b",
+            ),
+            ("https://u:p@q@h/a@b", "https://xxxxx:xxxxx@h/a@b"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("ssh://git@h/a", "ssh://xxxxx@h/a"),
+            ("a@b ://", "a@b ://"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+            assert_eq!(masked_in_place(text).len(), text.len());
+            assert_eq!(masked_in_place(text) == text, shown == text);
         }
     }
 

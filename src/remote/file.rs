@@ -34,6 +34,19 @@ impl DownloadedFile {
         }
     }
 
+    /// The tree that content of this digest would be in: only what doesn't depend on who gives it
+    /// and when. `None` where the content has never been read.
+    pub fn foretold(store: Store, digest: BlobDigest, name: &str) -> Option<Self> {
+        let download = Download {
+            digest,
+            size: 0,
+            modified: None,
+            was_known: true,
+        };
+        let tree = Self::new(store, &download, name);
+        tree.known_digest().is_some().then_some(tree)
+    }
+
     fn node(&self) -> Node {
         Node {
             entry: self.entry.clone(),

@@ -485,3 +485,7 @@ fn modified(header: Option<&str>) -> Option<i64> {
         .and_then(Timestamp::from_http_date)
         .map(Timestamp::seconds)
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -93,6 +93,11 @@ pub trait FetchRemote: Send + Sync {
     /// # Errors
     /// When it can't be had, or is not what its checksum says.
     fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError>;
+
+    /// The same without asking anybody, where a checksum says what it must be and that has been
+    /// seen before: names, modes and digests are right, times need not be, content need not be
+    /// there.
+    fn foretell(&self, source: &RemoteSource) -> Option<Arc<dyn FileTree>>;
 }
 
 /// A named context that is a folder.

@@ -104,6 +104,11 @@ impl Store {
             }
         }
         self.sweep(&mut pruned)?;
+        self.inner.database.write(|transaction| {
+            Ok(transaction.execute_batch(
+                "DELETE FROM downloads WHERE digest NOT IN (SELECT digest FROM blobs)",
+            )?)
+        })?;
         if prune.memory {
             self.inner.database.write(|transaction| {
                 Ok(transaction.execute_batch(

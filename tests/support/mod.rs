@@ -9,6 +9,7 @@
 //!   folder that another tool unpacked.
 //! * [`Terminal`] is a pseudo-terminal and whoever sits before it.
 //! * [`GitServer`] hands out git repositories that the test makes.
+//! * [`HttpServer`] answers what a test tells it to.
 //! * [`Registry`] is Debian's `docker-registry` on a free port; [`Docker`], [`Podman`] and
 //!   [`Containerd`] are engines with state of their own.
 //!
@@ -19,6 +20,7 @@ mod cases;
 mod engines;
 mod git;
 mod handmade;
+mod http;
 mod image;
 mod needs;
 mod process;
@@ -36,6 +38,7 @@ pub(crate) use cases::{Case, CaseFile};
 pub(crate) use engines::{Docker, Podman, write_program};
 pub(crate) use git::{COMMIT_TIME, GitServer, Repository};
 pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
+pub(crate) use http::{Answer, HttpServer};
 pub(crate) use image::{Image, LayerTar, TarEntry};
 pub(crate) use needs::{Need, needs, skip};
 pub(crate) use process::{Finished, is_running, run_with_timeout};

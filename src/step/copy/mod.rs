@@ -30,6 +30,7 @@ use crate::layer::tar_writer::TarWriter;
 use crate::layer::view::View;
 use crate::snapshot::{FileTree, Snapshot, TreeError};
 use crate::solver::cancel::Cancel;
+use crate::store::Lock;
 
 /// Mode of directories that are made on the way to a destination.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -345,43 +346,78 @@ impl StepContext {
         fresh: bool,
         begin: &dyn Fn(),
     ) -> Result<StepResult, StepError> {
-        let fetched = &self.fetch(copy)?;
-        let origins = Origins { tree, fetched };
-        if !copy.link {
-            return self.copy_onto(copy, parent, origins, fresh, begin);
-        }
-        let mut result = self.copy_onto(copy, &empty_snapshot(), origins, fresh, begin)?;
-        let mut key = CacheKeyBuilder::new("linked layer");
-        let key = key.key(&parent.key).key(&result.snapshot.key).finish();
-        let layers = parent.layers.iter().chain(&result.snapshot.layers);
-        result.snapshot = Snapshot {
-            layers: layers.copied().collect(),
-            key,
+        let below = match copy.link {
+            true => &empty_snapshot(),
+            false => parent,
         };
+        let foretold = match fresh {
+            true => None,
+            false => self.foretold(copy, below, tree)?,
+        };
+        let mut result = match foretold {
+            Some(result) => result,
+            None => {
+                let fetched = &self.fetch(copy)?;
+                let onto = self.onto(copy, below, Origins { tree, fetched }, begin)?;
+                self.copy_onto(&onto, fresh)?
+            }
+        };
+        if copy.link {
+            let mut key = CacheKeyBuilder::new("linked layer");
+            let key = key.key(&parent.key).key(&result.snapshot.key).finish();
+            let layers = parent.layers.iter().chain(&result.snapshot.layers);
+            result.snapshot = Snapshot {
+                layers: layers.copied().collect(),
+                key,
+            };
+        }
         Ok(result)
     }
 
     /// The trees of the sources that come from elsewhere, in their order.
     fn fetch(&self, copy: &Copy) -> Result<Vec<Arc<dyn FileTree>>, StepError> {
-        let mut trees = Vec::new();
-        for source in &copy.sources {
-            if let CopySource::Remote(remote) = source {
-                trees.push(self.remotes.fetch(remote)?);
-            }
-        }
-        Ok(trees)
+        let sources = copy.sources.iter().filter_map(CopySource::remote);
+        sources
+            .map(|source| Ok(self.remotes.fetch(source)?))
+            .collect()
     }
 
-    fn copy_onto(
+    /// What the cache has, where checksums say what all that comes from elsewhere must be: nobody
+    /// is asked for it then.
+    fn foretold(
         &self,
         copy: &Copy,
         parent: &Snapshot,
+        tree: Option<&Arc<dyn FileTree>>,
+    ) -> Result<Option<StepResult>, StepError> {
+        let mut sources = copy
+            .sources
+            .iter()
+            .filter_map(CopySource::remote)
+            .peekable();
+        if sources.peek().is_none() {
+            return Ok(None);
+        }
+        let foretold: Option<Vec<_>> = sources
+            .map(|source| self.remotes.foretell(source))
+            .collect();
+        let Some(fetched) = &foretold else {
+            return Ok(None);
+        };
+        let onto = self.onto(copy, parent, Origins { tree, fetched }, &|| {})?;
+        self.look_up(&onto)
+    }
+
+    /// Decides what goes where, and keeps others from doing the same.
+    fn onto<'a>(
+        &self,
+        copy: &Copy,
+        parent: &'a Snapshot,
         origins: Origins<'_>,
-        fresh: bool,
         begin: &dyn Fn(),
-    ) -> Result<StepResult, StepError> {
+    ) -> Result<Onto<'a>, StepError> {
         let operation = operation_key(copy, parent);
-        let _lock = self.lock(&operation)?;
+        let lock = self.lock(&operation)?;
         let view = self.view(parent)?;
         begin();
         let owner = match &copy.chown {
@@ -389,24 +425,50 @@ impl StepContext {
             Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),
         };
         let scratch = || self.temporary_file();
-        let selection = select(copy, origins, view, owner, &self.cancel, &scratch)?;
-        let key_of = |content: CacheKey| {
-            let mut key = CacheKeyBuilder::new("copy");
-            key.key(&parent.key).key(&content).finish()
-        };
-        // Where no record of this operation on this parent exists, none can match: the layer is
-        // written at once, and its content hashed in the same pass.
-        let may_hit = !fresh && self.store().has_operation(&operation)?;
-        if may_hit {
-            let key = key_of(selection.key(&selection.read_digests(&self.cancel)?));
-            if let Some(result) = self.cached(&key, parent)? {
-                return Ok(result);
-            }
+        Ok(Onto {
+            selection: select(copy, origins, view, owner, &self.cancel, &scratch)?,
+            parent,
+            operation,
+            _lock: lock,
+        })
+    }
+
+    /// What the cache has. Where no record of this operation on this parent exists, none can
+    /// match.
+    fn look_up(&self, onto: &Onto<'_>) -> Result<Option<StepResult>, StepError> {
+        if !self.store().has_operation(&onto.operation)? {
+            return Ok(None);
         }
-        let (layer, digests) = self.write_layer(&selection)?;
-        let result = self.finished(key_of(selection.key(&digests)), parent, layer)?;
-        self.store().record_operation(&operation)?;
+        let digests = onto.selection.read_digests(&self.cancel)?;
+        self.cached(&onto.key(&digests), onto.parent)
+    }
+
+    fn copy_onto(&self, onto: &Onto<'_>, fresh: bool) -> Result<StepResult, StepError> {
+        if !fresh && let Some(result) = self.look_up(onto)? {
+            return Ok(result);
+        }
+        // Content is hashed in the same pass as it is written.
+        let (layer, digests) = self.write_layer(&onto.selection)?;
+        let result = self.finished(onto.key(&digests), onto.parent, layer)?;
+        self.store().record_operation(&onto.operation)?;
         Ok(result)
+    }
+}
+
+/// A copy that is about to be made.
+struct Onto<'a> {
+    parent: &'a Snapshot,
+    selection: Selection,
+    operation: CacheKey,
+    _lock: Lock,
+}
+
+impl Onto<'_> {
+    /// The result's key. `digests` are those of the files, in order.
+    fn key(&self, digests: &[ContentDigest]) -> CacheKey {
+        let content = self.selection.key(digests);
+        let mut key = CacheKeyBuilder::new("copy");
+        key.key(&self.parent.key).key(&content).finish()
     }
 }
 

@@ -96,6 +96,11 @@ impl Selector<'_> {
         written: &[u8],
     ) -> Result<(), CopyError> {
         for found in paths {
+            if self.tree.is_none() && found.is_empty() {
+                // All that is in nothing.
+                destination.make_directories(&destination.resolve(written)?)?;
+                continue;
+            }
             let missing = || CopyError::NotFound(display(&found));
             let tree = self.tree.ok_or_else(missing)?;
             let node = tree.lookup(&found, true)?.ok_or_else(missing)?;

@@ -9,6 +9,7 @@ use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
 use crate::cli::spelling::parse_bool;
+use crate::reference::Reference;
 
 /// Reads one `--build-context`.
 pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failure> {
@@ -20,12 +21,21 @@ pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Failur
         .ok_or_else(|| {
             Failure::user(format!("invalid value `{text}` for `--build-context`")).hint(usage)
         })?;
+    // As in Docker, the name is an image's, and `:latest` goes without saying.
+    let meant = name.parse::<Reference>().map_err(|error| {
+        Failure::user(format!("invalid context name {name}"))
+            .caused_by(&error)
+            .hint("it is lower-case, as the names of stages and images are")
+    })?;
+    let meant = meant.familiar();
+    let name = meant.strip_suffix(":latest").unwrap_or(&meant);
     if !Path::new(source).is_dir()
         && let Some(source) = remote(source)?
     {
         return Ok((name.to_owned(), NamedContext::Remote(source)));
     }
     let context = match source.split_once("://") {
+        Some(("docker-image", "scratch")) => NamedContext::Scratch,
         Some(("docker-image", image)) => {
             let reference = image
                 .parse()
@@ -257,12 +267,20 @@ mod tests {
 
     #[test]
     fn contexts_without_a_scheme_are_folders() {
-        let expected = ("src".to_owned(), NamedContext::Folder("./src".into()));
-        assert_eq!(named_context("src=./src"), Ok(expected));
+        for (text, name) in [
+            ("src=./src", "src"),
+            ("docker.io/library/alpine:latest=./src", "alpine"),
+            ("golang:1.20=./src", "golang:1.20"),
+            ("ghcr.io/a/b=./src", "ghcr.io/a/b"),
+        ] {
+            let expected = (name.to_owned(), NamedContext::Folder("./src".into()));
+            assert_eq!(named_context(text), Ok(expected), "{text}");
+        }
         for (text, message) in [
             ("src", "invalid value `src` for `--build-context`"),
             ("src=", "invalid value `src=` for `--build-context`"),
             ("=./src", "invalid value `=./src` for `--build-context`"),
+            ("Src=./src", "invalid context name Src"),
             (
                 "src=-",
                 "`--build-context src`: standard input can't be a named context",
