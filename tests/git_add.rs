@@ -274,6 +274,58 @@ fn a_build_that_is_stopped_stops_git() {
 }
 
 #[test]
+fn a_failure_elsewhere_does_not_wait_for_git() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for (before, after) in [("", "COPY nope /b"), ("COPY nope /b", "")] {
+        let project = Project::with(&format!(
+            "
+            FROM scratch AS slow
+            {before}
+            ADD http://{address}/a.git /
+            FROM scratch
+            {after}
+            COPY --from=slow / /
+            "
+        ));
+        let begin = std::time::Instant::now();
+        let failed = Rbuild::new(&User::Caller).build(&project).fails();
+        failed.says(&["`/nope`: not found"]);
+        assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn one_source_is_loaded_once() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (library, ..) = library(&server);
+    let url = library.url();
+    let project = Project::with(&format!(
+        "
+        FROM scratch AS one
+        ADD {url}#v1 /
+        FROM scratch AS two
+        ADD {url}#v1 /
+        FROM scratch
+        COPY --from=one / /one/
+        COPY --from=two / /two/
+        "
+    ));
+    let log = Rbuild::new(&User::Caller).build(&project).ok();
+    let loads = log
+        .stderr
+        .lines()
+        .filter(|line| line.contains(" [internal] load git source"));
+    assert_eq!(loads.count(), 1, "{}", log.stderr);
+}
+
+#[test]
 fn an_unchanged_commit_is_cached() {
     if !needs(&[GIT]) {
         return;

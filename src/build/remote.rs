@@ -1,6 +1,7 @@
 //! Brings what ADD and contexts name by URLs into the store, each URL once in a build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, Shared};
@@ -40,11 +41,28 @@ pub(super) struct Remotes {
     /// Among them credentials for hosts, by their names.
     secrets: Arc<Secrets>,
     downloads: Downloads,
+    repositories: Repositories,
+    /// Nobody wants anything more.
+    is_over: Arc<AtomicBool>,
+}
+
+impl Drop for Remotes {
+    fn drop(&mut self) {
+        // Git may run for a step that nobody waits for.
+        self.is_over.store(true, Ordering::SeqCst);
+    }
 }
 
 /// The downloads of a build, by URL and checksum.
 #[derive(Default)]
 struct Downloads(Mutex<BTreeMap<(String, Option<BlobDigest>), Downloading>>);
+
+/// A repository that is being loaded or was.
+type Loading = Shared<BoxFuture<'static, Result<Arc<dyn FileTree>, RemoteError>>>;
+
+/// The repositories of a build.
+#[derive(Default)]
+struct Repositories(Mutex<HashMap<GitSource, Loading>>);
 
 impl FetchRemote for Remotes {
     fn fetch(&self, source: &RemoteSource) -> Result<Arc<dyn FileTree>, RemoteError> {
@@ -74,11 +92,13 @@ impl Remotes {
         secrets: &Arc<Secrets>,
     ) -> Self {
         let cancel = environment.cancel.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
         let git = GitFetcher::new(
             environment.outside.clone(),
             materializer(environment, reporter),
             Arc::clone(secrets),
-            move || cancel.is_canceled(),
+            move || cancel.is_canceled() || over.load(Ordering::SeqCst),
         );
         Self {
             http: HttpClient::new(environment.client.clone(), environment.store.clone()),
@@ -88,6 +108,8 @@ impl Remotes {
             cancel: environment.cancel.clone(),
             secrets: Arc::clone(secrets),
             downloads: Downloads::default(),
+            repositories: Repositories::default(),
+            is_over,
         }
     }
 
@@ -112,13 +134,27 @@ impl Remotes {
                 let store = self.store().clone();
                 Ok(Arc::new(DownloadedFile::new(store, &download, &file.name)))
             }
-            RemoteSource::Git(source) => {
-                let (git, reporter) = (Arc::clone(&self.git), Arc::clone(&self.reporter));
-                let source = source.clone();
+            RemoteSource::Git(source) => self.repository(source).await,
+        }
+    }
+
+    /// Loads a repository, or joins whoever does.
+    fn repository(&self, source: &GitSource) -> Loading {
+        let mut loading = self
+            .repositories
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let loading = loading.entry(source.clone()).or_insert_with(|| {
+            let (git, reporter) = (Arc::clone(&self.git), Arc::clone(&self.reporter));
+            let source = source.clone();
+            let load = async move {
                 let loading = tokio::task::spawn_blocking(move || load(&git, &source, &reporter));
                 loading.await.map_err(|_| RemoteError::Canceled)?
-            }
-        }
+            };
+            load.boxed().shared()
+        });
+        loading.clone()
     }
 
     /// Begins to fetch what steps that `target` needs are sure to ask for, so that they needn't

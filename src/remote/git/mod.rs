@@ -29,7 +29,7 @@ use crate::sandbox::{OutsideError, OutsideHelper};
 use crate::snapshot::{Materializer, SnapshotError, TreeError};
 
 /// What is wanted of a repository, everything decided.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct GitSource {
     /// The address as git takes it. May hold a password.
     pub remote: String,

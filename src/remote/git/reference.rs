@@ -53,7 +53,7 @@ pub enum GitReferenceError {
 }
 
 /// Which time the files of a checkout have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FileTimes {
     /// When they were checked out.
     #[default]
