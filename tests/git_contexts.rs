@@ -1,9 +1,11 @@
 //! Git repositories as build contexts, the main one and named ones.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 use crate::support::{
-    COMMIT_TIME, GitServer, Need, Project, Rbuild, Repository, User, assert_lines, each_user, needs,
+    COMMIT_TIME, Docker, GitServer, Need, Project, Rbuild, Repository, User, assert_lines,
+    each_user, needs,
 };
 
 const GIT: Need = Need::Program("git");
@@ -269,6 +271,44 @@ fn a_commit_gives_the_same_image_everywhere() {
     // Another checkout, later.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(id(), first);
+}
+
+#[test]
+fn docker_builds_the_same_of_a_repository() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let Some(docker) = Docker::start_builder() else {
+        return;
+    };
+    let server = GitServer::start();
+    let (repository, [v1, ..]) = history(&server);
+    repository
+        .file("notes/a", "a")
+        .file(".dockerignore", "notes\n");
+    let run = repository.file("run", "#!/bin/sh\n").path().join("run");
+    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o775)).unwrap();
+    symlink("../notes", repository.path().join("sub/link")).unwrap();
+    repository.commit();
+    let rbuild = Rbuild::new(&User::Caller);
+    // Docker's of 2020 takes `master` for every default branch, and knows no folders.
+    let cases = ["#main", "#v1", "#v2", "#refs/tags/v2", &format!("#{v1}")];
+    let tags: Vec<String> = (0..cases.len()).map(|n| format!("git-{n}")).collect();
+    for (case, tag) in cases.iter().zip(&tags) {
+        let address = repository.at(case);
+        docker.build(Path::new(&address), &[], &[], tag).ok();
+    }
+    let theirs = docker.images(&tags);
+    for (case, tag) in cases.iter().zip(&tags) {
+        let ours = rbuild.build_at(repository.at(case)).image();
+        assert_lines(&ours.tree().all(), &theirs[tag].tree().all());
+        assert_eq!(ours.history(), theirs[tag].history(), "{case}");
+    }
+    for case in ["#nope", "#refs/heads/v1"] {
+        let address = repository.at(case);
+        docker.build(Path::new(&address), &[], &[], "none").fails();
+        rbuild.build_at(address).fails();
+    }
 }
 
 #[test]

@@ -298,7 +298,10 @@ impl OutsideHelper {
         if let Some(stop) = stop {
             while !is_ready(&near, PollFlags::IN, PAUSE) {
                 if stop() {
-                    // Whoever runs the program sees that nobody waits for it.
+                    // Whoever runs the program sees that nobody waits for it, and ends it. Only
+                    // then may this process end, and the others with it.
+                    let _ = rustix::net::shutdown(&near, rustix::net::Shutdown::Write);
+                    let _ = near.receive::<Answer>();
                     return Err(stopped());
                 }
             }
@@ -331,15 +334,15 @@ pub(super) fn serve(channel: Channel) -> ! {
         }
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
     }
-    // Those that still run hear of our end by their parent-death signal.
+    // Those that still run see that the asker is gone, too.
     syscall::exit(0)
 }
 
 /// One request's process.
 fn work(program: &OutsideProgram, input: Option<OwnedFd>, answer: &Channel) {
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    // The helper may have ended before that took effect; then the asker is gone too.
-    let is_gone = || is_ready(answer, PollFlags::empty(), Duration::ZERO);
+    // It hears of the asker's end by itself and not by a signal when the helper ends: that would
+    // leave behind what the program has started.
+    let is_gone = || is_ready(answer, PollFlags::RDHUP, Duration::ZERO);
     if is_gone() {
         return;
     }
