@@ -79,6 +79,7 @@ impl FetchRemote for Remotes {
                 let tree = DownloadedFile::foretold(store, file.checksum?, &file.name)?;
                 Some(Arc::new(tree))
             }
+            // Which commit it is now has to be asked, or costs nothing to find out.
             RemoteSource::Git(_) => None,
         }
     }
@@ -168,13 +169,14 @@ impl Remotes {
         let sources = copies.flat_map(|copy| copy.sources.iter().filter_map(CopySource::remote));
         let downloads = sources.filter_map(|source| match source {
             RemoteSource::Http(file) if file.checksum.is_none() => {
-                Some(self.download(&file.url, None))
+                Some(self.download(&file.url, None).map(drop).boxed())
             }
-            RemoteSource::Http(_) | RemoteSource::Git(_) => None,
+            RemoteSource::Http(_) => None,
+            RemoteSource::Git(source) => Some(self.repository(source).map(drop).boxed()),
         });
-        let downloads: Vec<Downloading> = downloads.collect();
+        let downloads: Vec<BoxFuture<'static, ()>> = downloads.collect();
         // Whoever wants one hears what has become of it.
-        let all = stream::iter(downloads).for_each_concurrent(AT_ONCE, |one| one.map(drop));
+        let all = stream::iter(downloads).for_each_concurrent(AT_ONCE, |one| one);
         self.runtime.spawn(all);
     }
 
