@@ -66,7 +66,7 @@ fn every_instruction_has_its_entry_and_every_change_its_layer() {
         layer RUN |2 version=1 unset= /bin/sh -c echo x > /heredoc
          # buildkit
         empty USER app
-        empty EXPOSE [80/tcp 443/tcp]
+        empty EXPOSE [443/tcp 80/tcp]
         empty VOLUME [/v /w]
         empty STOPSIGNAL INT
         empty SHELL [/bin/sh -ec]
