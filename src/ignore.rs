@@ -197,6 +197,27 @@ pub fn read_patterns(content: &[u8]) -> Vec<String> {
     patterns
 }
 
+/// The line of an ignore file that excludes a path, counted from 1, and its pattern as written:
+/// the last one that applies. `None` for a path that isn't excluded.
+pub fn deciding_line(content: &[u8], path: &[u8]) -> Option<(usize, String)> {
+    let mut read = Vec::new();
+    let mut decided = None;
+    for (number, line) in (1..).zip(String::from_utf8_lossy(content).lines()) {
+        let mut patterns = read_patterns(line.as_bytes());
+        let Some(pattern) = patterns.pop() else {
+            continue;
+        };
+        read.push(pattern);
+        let excluded = Matcher::new(&read).ok()?.excluded(path);
+        decided = match (excluded, decided) {
+            (false, _) => None,
+            (true, None) => Some((number, line.trim().to_owned())),
+            (true, before) => before,
+        };
+    }
+    decided
+}
+
 /// A path without `.`, without `..` where it can be taken back, without double or trailing
 /// slashes: Go's `filepath.Clean`.
 pub fn clean(path: &str) -> String {

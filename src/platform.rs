@@ -110,6 +110,48 @@ impl fmt::Display for Platform {
     }
 }
 
+/// Systems and processors that images are made for.
+const KNOWN: [&str; 15] = [
+    "linux/amd64",
+    "linux/arm64",
+    "linux/arm/v7",
+    "linux/arm/v6",
+    "linux/386",
+    "linux/ppc64le",
+    "linux/s390x",
+    "linux/riscv64",
+    "linux/loong64",
+    "linux/mips64le",
+    "windows/amd64",
+    "windows/arm64",
+    "darwin/arm64",
+    "linux",
+    "local",
+];
+
+/// The platform that somebody probably meant who wrote one that there isn't, or one without its
+/// system.
+pub fn nearest(written: &str) -> Option<&'static str> {
+    let written = written.to_ascii_lowercase();
+    let rest = |known: &&&str| known.strip_prefix("linux/") == Some(&*normal(&written));
+    if let Some(known) = KNOWN.iter().find(rest) {
+        return Some(known);
+    }
+    let distances = KNOWN
+        .iter()
+        .map(|known| (strsim::osa_distance(&written, known), *known));
+    let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
+    // each letter of a short name counts for more
+    (1..=2)
+        .contains(&distance)
+        .then_some(known)
+        .filter(|_| written.len() > 2 * distance)
+}
+
+fn normal(architecture: &str) -> String {
+    normalise(architecture, "").0
+}
+
 impl FromStr for Platform {
     type Err = InvalidPlatform;
 
@@ -154,6 +196,24 @@ mod tests {
         }
         for text in ["", "/", "linux/", "linux/a b", "a/b/c/d"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_platform_that_was_meant() {
+        for (written, meant) in [
+            ("linux/amd46", Some("linux/amd64")),
+            ("linx/amd64", Some("linux/amd64")),
+            ("amd64", Some("linux/amd64")),
+            ("x86_64", Some("linux/amd64")),
+            ("aarch64", Some("linux/arm64")),
+            ("linx", Some("linux")),
+            ("linux/amd64", None),
+            ("freebsd", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written), meant, "{written}");
         }
     }
 

@@ -143,6 +143,17 @@ fn arguments_and_environment_take_what_uses_them() {
         .image_and_log();
     assert_eq!(log.ran(), NOTHING);
     assert!(!image.config.to_string().contains("proxy.invalid"));
+    // One that is declared is an argument like any other.
+    let project = Project::with("FROM busybox\nARG http_proxy\nRUN echo $http_proxy\n");
+    for proxy in ["http://one.invalid", "http://two.invalid"] {
+        let build = rbuild.build(&project);
+        let (image, log) = build
+            .build_arg(&format!("http_proxy={proxy}"))
+            .image_and_log();
+        assert_eq!(log.output(), [proxy]);
+        assert!(image.history().contains(&format!("ARG http_proxy={proxy}")));
+        assert!(!image.config["config"].to_string().contains(proxy));
+    }
 }
 
 #[test]

@@ -411,6 +411,7 @@ fn owners_and_modes_can_be_set() {
         COPY --chown=7 file /user-only
         COPY --chmod=600 dir /modes
         COPY --chmod=u+x,go-r file /symbolic
+        COPY --chmod=g=u,o+r-w file /copied
         ADD --chown=1:2 --chmod=4750 file /added
         ",
     )
@@ -428,6 +429,7 @@ fn owners_and_modes_can_be_set() {
             "modes/inner",
             "modes/sub",
             "symbolic",
+            "copied",
             "added",
         ]),
         r#"
@@ -441,6 +443,7 @@ fn owners_and_modes_can_be_set() {
         f 0600 0:0 modes/inner "i"
         d 0600 0:0 modes/sub
         f 0700 0:0 symbolic "f"
+        f 0664 0:0 copied "f"
         f 4750 1:2 added "f"
         "#,
     );

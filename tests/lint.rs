@@ -1,8 +1,8 @@
 //! Build checks as the user meets them: what is printed where, and the exit code.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Project, Rbuild, User};
+use crate::support::{Project, Rbuild, User, assert_lines};
 
 const ODD: &str = "FROM scratch AS Odd\nUSER $who\n";
 const CASING: &str = "StageNameCasing: Stage name 'Odd' should be lowercase (line 1)";
@@ -60,7 +60,7 @@ fn what_cannot_be_built_is_an_error_of_the_check() {
     let project = Project::with("FROM scratch AS Odd\nUSER ${who?nobody}\n");
     let context = project.path().to_str().unwrap();
     let checked = rbuild.run(["build", "--check", context]).fails();
-    assert_eq!(checked.status.code(), Some(2));
+    assert_eq!(checked.status.code(), Some(1));
     let checked = checked.says(&["Dockerfile:2", "nobody"]);
     assert!(
         checked.text().contains("StageNameCasing"),
@@ -77,6 +77,142 @@ fn what_cannot_be_built_is_an_error_of_the_check() {
         "{error}"
     );
     assert_eq!(error["location"]["ranges"][0]["start"]["line"], 2);
+    assert_eq!(json.status.code(), Some(1));
+}
+
+#[test]
+fn an_editor_gets_every_error_with_its_place() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM scratch\nCOPPY a b\nCOPY --chwon=1 a b\nCOPY --from=7 a b\n");
+    let context = project.path().to_str().unwrap();
+    for arguments in [
+        vec!["build", "--check", "--format", "json", context],
+        vec!["build", "--call=check,format=json", context],
+        vec!["build", "--call=lint", "--format=json", context],
+    ] {
+        let checked = rbuild.run(arguments).fails();
+        assert_eq!(checked.status.code(), Some(1));
+        let answer: Value = serde_json::from_str(&checked.text()).unwrap();
+        let at = |line: usize, from: usize, to: usize| {
+            let mut start = json!({"line": line});
+            if from > 0 {
+                start["character"] = from.into();
+            }
+            json!({"ranges": [{"start": start, "end": {"line": line, "character": to}}]})
+        };
+        let syntax =
+            |line: usize, text: &str| format!("dockerfile parse error on line {line}: {text}");
+        let first = syntax(2, "unknown instruction: COPPY");
+        assert_eq!(
+            answer["buildError"],
+            json!({"message": first, "location": at(2, 0, 5)})
+        );
+        assert_eq!(
+            answer["buildErrors"],
+            json!([
+                {"message": first, "location": at(2, 0, 5), "label": "did you mean `COPY`?"},
+                {
+                    "message": syntax(3, "unknown flag: --chwon"),
+                    "location": at(3, 5, 12),
+                    "label": "did you mean `--chown`?",
+                },
+                {
+                    "message": "invalid stage index 7",
+                    "location": at(4, 12, 13),
+                    "help": "there is one stage, number 0",
+                },
+            ])
+        );
+        assert_eq!(answer["warnings"], Value::Null);
+    }
+}
+
+#[test]
+fn a_format_without_a_question_is_refused() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM scratch\n");
+    rbuild
+        .build(&project)
+        .args(["--format", "docker"])
+        .fails()
+        .says(&["`--format` says how `--check` and `--call` answer"]);
+    rbuild
+        .build(&project)
+        .args(["--call=outlin"])
+        .fails()
+        .says(&["did you mean `outline`?"]);
+}
+
+const OUTLINED: &str = "\
+# VERSION is what is packed
+ARG VERSION=1
+FROM scratch AS tools
+ARG UNUSED
+FROM scratch AS base
+ARG VERSION
+# app is what is shipped
+FROM base AS app
+# LEVEL is how much is said
+ARG LEVEL=info
+RUN --mount=type=secret,id=token,required --mount=type=ssh --mount=type=cache,target=/root/.cache true
+";
+
+#[test]
+fn an_outline_says_what_a_target_can_be_given() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(OUTLINED);
+    let context = project.path().to_str().unwrap();
+    let arguments = ["build", "--call=outline", "--build-arg=VERSION=2", context];
+    let outlined = rbuild.run(arguments).ok();
+    assert_lines(
+        &format!("{}\n", outlined.text()),
+        "
+        TARGET:      app
+        DESCRIPTION: is what is shipped
+
+        BUILD ARG   VALUE   DESCRIPTION
+        VERSION     2
+        LEVEL       info    is how much is said
+
+        SECRET   REQUIRED
+        token    true
+
+        SSH       REQUIRED
+        default
+
+        CACHE MOUNT
+        /root/.cache
+        ",
+    );
+    let arguments = [
+        "build",
+        "--call=outline,format=json",
+        "--target=tools",
+        context,
+    ];
+    let answer: Value = serde_json::from_str(&rbuild.run(arguments).ok().text()).unwrap();
+    assert_eq!(answer["name"], "tools");
+    assert_eq!(
+        answer["args"],
+        json!([{
+            "name": "UNUSED",
+            "location": {"ranges": [{"start": {"line": 4}, "end": {"line": 4}}]},
+        }])
+    );
+    assert_eq!(answer.get("secrets"), None);
+    let images = rbuild.run(["images", "-q"]).ok();
+    assert_eq!(images.text(), "", "nothing is built");
+}
+
+#[test]
+fn an_outline_of_what_cannot_be_built_is_its_errors() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM scratch\nARG A=${B?no}\n");
+    rbuild
+        .build(&project)
+        .args(["--call=outline"])
+        .fails()
+        .says(&["Dockerfile:2:7", "B: no"]);
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn a_failure_on_a_terminal_shows_output_place_and_log() {
         "FAILED\n",
         " > [2/2] RUN echo before; echo no such thing >&2; exit 127:\n",
         "2 | RUN echo before; echo no such thing >&2; exit 127\n  | ^^^^",
-        "hint: 127 is ",
+        "= help: 127 is ",
     ] {
         assert!(shown.contains(part), "{part:?} is missing:\n{shown}");
     }
@@ -401,7 +401,7 @@ fn a_steps_end_is_explained() {
         let finished = rbuild.build(&project).fails().says(parts);
         assert_eq!(finished.status.code(), Some(1));
         assert_eq!(
-            finished.stderr.contains("hint:"),
+            finished.stderr.contains("= help:"),
             parts.len() == 2,
             "{}",
             finished.stderr

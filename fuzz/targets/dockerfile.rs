@@ -15,6 +15,7 @@ use rbuild::dockerfile::lint::{self, Checks};
 use rbuild::dockerfile::span::Span;
 use rbuild::dockerfile::{self, Dockerfile, targets};
 use rbuild::graph::lowering::lower;
+use rbuild::graph::outline::outline;
 use rbuild::graph::plan::{Options, Plan};
 use rbuild::graph::{BaseImage, NetworkMode, RunSettings};
 use rbuild::image::config::ImageConfig;
@@ -37,7 +38,7 @@ fn options() -> Options {
 }
 
 /// Lowers all stages, with images that are there for the asking.
-fn graph(dockerfile: Dockerfile) -> Result<(), Diagnostic> {
+fn graph(dockerfile: Dockerfile) -> Result<(), Vec<Diagnostic>> {
     let plan = Plan::new(dockerfile, options())?.covering_all_stages();
     let mut images = BTreeMap::new();
     for key in plan.missing_images(&images)?.into_keys() {
@@ -50,6 +51,9 @@ fn graph(dockerfile: Dockerfile) -> Result<(), Diagnostic> {
             platform: key.platform.clone(),
         };
         images.insert(key, image);
+    }
+    if let Ok(outline) = outline(&plan, &images) {
+        let _ = outline.to_text();
     }
     lower(&plan, &images).map(|_| ())
 }
@@ -65,16 +69,27 @@ fuzz_target!(|text: &str| {
             let _ = warning.short();
         }
     }
+    let _ = lint::unknown_names(text);
     match dockerfile::parse(text) {
         Err(errors) => {
             assert!(!errors.is_empty());
-            assert!(errors.iter().all(|error| is_inside(error.span, text)));
+            for error in &errors {
+                assert!(is_inside(error.span, text));
+                assert!(
+                    error
+                        .range(text)
+                        .is_none_or(|range| range.start <= range.end)
+                );
+            }
+            if let (Some(partial), _) = dockerfile::read(text) {
+                let _ = graph(partial);
+            }
             let _ = render_all(&errors, "Dockerfile", text, true);
         }
         Ok(dockerfile) => {
             assert!(!dockerfile.stages.is_empty());
             let _ = targets::to_text(&dockerfile);
-            if let Err(error) = graph(dockerfile) {
+            for error in graph(dockerfile).err().unwrap_or_default() {
                 assert!(is_inside(error.span, text));
                 let _ = error.render("Dockerfile", text, false);
             }

@@ -10,13 +10,16 @@ use super::remote::Remotes;
 use super::run::{BuildEnvironment, dockerfile_name, options, resolve_all};
 use super::{BuildRequest, ContextSource, DockerfileSource, dockerfile, inputs};
 use crate::dockerfile as language;
+use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::lint::{self, Checks, Warning};
+use crate::dockerfile::span::Span;
 use crate::graph::lint as graph_lint;
 use crate::graph::lowering::lower;
+use crate::graph::outline as graph_outline;
 use crate::graph::plan::{ImageKey, Plan};
 use crate::graph::{BaseImage, masked_in_place};
 use crate::ignore::Matcher;
-use crate::solver::events::{EventSink, NoEvents, Reporter};
+use crate::solver::events::{Event, EventSink, NoEvents, Reporter};
 
 /// The build argument that says what `# check=` says, and is heard in its stead.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -57,7 +60,7 @@ pub async fn check(
         Err(error) => Some(error),
         Ok((plan, images)) => {
             let lowered = lower(&plan, &images);
-            lowered.err().map(|one| opened.dockerfile.saying(vec![one]))
+            lowered.err().map(|all| opened.dockerfile.saying(all))
         }
     };
     Ok(Checked {
@@ -65,16 +68,16 @@ pub async fn check(
             file: dockerfile_name(&request),
             text: masked_in_place(&opened.dockerfile.text),
             warnings,
-            error: error.as_ref().map(place),
+            errors: error.as_ref().map(diagnostics).unwrap_or_default(),
         },
         error,
     })
 }
 
-/// The stages of a Dockerfile, for people and for programs.
+/// What there is to know of a Dockerfile, for people and for programs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Targets {
-    /// A table.
+pub struct Answer {
+    /// Tables.
     pub text: String,
     /// One object.
     pub json: String,
@@ -87,7 +90,7 @@ pub struct Targets {
 pub async fn targets(
     request: &BuildRequest,
     environment: &BuildEnvironment,
-) -> Result<Targets, BuildError> {
+) -> Result<Answer, BuildError> {
     let stdin = stdin(environment);
     let reporter = Arc::new(Reporter::new(Arc::new(NoEvents)));
     let remotes = remotes(request, environment, &reporter)?;
@@ -95,9 +98,9 @@ pub async fn targets(
     let opened = dockerfile::open(request, fetched, &environment.store, stdin)?;
     let source = opened.dockerfile;
     let parsed = language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
-    Ok(Targets {
+    Ok(Answer {
         text: language::targets::to_text(&parsed),
-        json: language::targets::to_json(&parsed, &source.text),
+        json: language::targets::to_json(&parsed, &masked_in_place(&source.text)),
     })
 }
 
@@ -117,6 +120,35 @@ fn remotes(
     Ok(Remotes::new(environment, reporter, &Arc::new(secrets)))
 }
 
+/// Tells what a target can be given. Must be called on a tokio runtime.
+///
+/// # Errors
+/// When there is no Dockerfile, or it can't be built.
+pub async fn outline(
+    request: BuildRequest,
+    environment: &BuildEnvironment,
+    events: Arc<dyn EventSink>,
+) -> Result<Answer, BuildError> {
+    let reporter = Arc::new(Reporter::new(events));
+    let remotes = remotes(&request, environment, &reporter)?;
+    let opened = open(&request, environment, &remotes).await?;
+    let source = &opened.dockerfile;
+    let examination = Examination {
+        source,
+        ignore: None,
+        request: &request,
+        environment,
+        reporter: &reporter,
+        covers_all: false,
+    };
+    let (plan, images) = examination.run(&mut Vec::new()).await?;
+    let outline = graph_outline::outline(&plan, &images).map_err(|all| source.saying(all))?;
+    Ok(Answer {
+        text: outline.to_text(),
+        json: outline.to_json(&masked_in_place(&source.text)),
+    })
+}
+
 /// Standard input, for whoever asks first.
 fn stdin(environment: &BuildEnvironment) -> Option<Box<dyn Read + Send>> {
     environment
@@ -126,17 +158,13 @@ fn stdin(environment: &BuildEnvironment) -> Option<Box<dyn Read + Send>> {
         .take()
 }
 
-/// What an error says, and on which lines.
-fn place(error: &BuildError) -> (String, usize, usize) {
-    let first = match error {
+/// What an error says, and where.
+fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
+    match error {
         BuildError::Dockerfile(located) | BuildError::Resolve { located, .. } => {
-            located.diagnostics.first()
+            located.diagnostics.clone()
         }
-        _ => None,
-    };
-    match first {
-        Some(one) => (one.to_string(), one.span.first_line, one.span.last_line),
-        None => (error.to_string(), 0, 0),
+        _ => vec![Diagnostic::error(Span::default(), error.to_string())],
     }
 }
 
@@ -180,16 +208,48 @@ impl Examination<'_> {
         warnings: &mut Vec<Warning>,
     ) -> Result<(Plan, BTreeMap<ImageKey, BaseImage>), BuildError> {
         let source = self.source;
-        let checks = self.checks()?;
+        let (parsed, mut errors) = language::read(&source.text);
+        let checks = match self.checks() {
+            Err(BuildError::Dockerfile(mut located)) => {
+                located.diagnostics.extend(errors);
+                located.diagnostics.sort_by_key(|one| one.span.start);
+                return Err(BuildError::Dockerfile(located));
+            }
+            checks => checks?,
+        };
         warnings.extend(lint::text(&source.text, &checks));
-        let parsed =
-            language::parse(&source.text).map_err(|diagnostics| source.saying(diagnostics))?;
+        let Some(parsed) = parsed else {
+            return Err(source.saying(errors));
+        };
         let options = options(self.request);
-        warnings.extend(graph_lint::from_lines(&parsed, &options, &checks));
-        let mut plan = Plan::new(parsed, options).map_err(|one| source.saying(vec![one]))?;
-        if self.covers_all {
-            plan = plan.covering_all_stages();
+        if errors.is_empty() {
+            warnings.extend(graph_lint::from_lines(&parsed, &options, &checks));
         }
+        // what can be said of stages is said along with what is wrong in the text
+        let plan = Plan::new(parsed, options).map(|plan| match self.covers_all {
+            true => plan.covering_all_stages(),
+            false => plan,
+        });
+        let plan = plan.and_then(|plan| plan.missing_images(&BTreeMap::new()).map(|_| plan));
+        let plan = match plan {
+            Ok(plan) if errors.is_empty() => plan,
+            other => {
+                errors.extend(match other {
+                    Err(more) => more,
+                    // variables that are unset because of a mistake make no second one
+                    Ok(plan) if language::unset_nothing(&source.text, &errors) => {
+                        let known = BTreeMap::new();
+                        let missing = plan.missing_images(&known);
+                        let is_known = missing.is_ok_and(|missing| missing.is_empty());
+                        let lowered = is_known.then(|| lower(&plan, &known));
+                        lowered.and_then(Result::err).unwrap_or_default()
+                    }
+                    Ok(_) => Vec::new(),
+                });
+                errors.sort_by_key(|error| error.span.start);
+                return Err(source.saying(errors));
+            }
+        };
         let images =
             resolve_all(&plan, source, self.request, self.environment, self.reporter).await?;
         warnings.extend(graph_lint::stages(&plan, &images, self.ignore, &checks));
@@ -200,10 +260,16 @@ impl Examination<'_> {
     }
 
     fn checks(&self) -> Result<Checks, BuildError> {
-        let (checks, origin) = match self.request.build_args.get(CHECK) {
-            Some(written) => (Checks::parse(written), CHECK),
-            None => (Checks::of_dockerfile(&self.source.text), "check options"),
+        let Some(written) = self.request.build_args.get(CHECK) else {
+            for warning in lint::unknown_names(&self.source.text) {
+                self.reporter.sink().emit(Event::Warning(warning));
+            }
+            let checks = Checks::of_dockerfile(&self.source.text);
+            return checks.map_err(|one| self.source.saying(vec![one]));
         };
-        checks.map_err(|error| BuildError::Request(format!("failed to parse {origin}: {error}")))
+        Checks::parse(written).map_err(|error| {
+            let help = error.help();
+            BuildError::Request(format!("failed to parse {CHECK}: {error}; {help}"))
+        })
     }
 }

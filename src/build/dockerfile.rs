@@ -32,6 +32,31 @@ pub(super) struct Opened {
     pub(super) context: Arc<dyn FileTree>,
     /// What it leaves out.
     pub(super) ignore: Option<Matcher>,
+    /// The same, to be told about.
+    pub(super) ignored: Ignored,
+}
+
+/// What a context leaves out, and why.
+pub(super) struct Ignored {
+    files: Arc<dyn FileTree>,
+    ignore: Option<IgnoreText>,
+}
+
+/// An ignore file.
+struct IgnoreText {
+    name: String,
+    content: Vec<u8>,
+}
+
+impl Ignored {
+    /// The line of the ignore file that keeps a file, which is there, from being seen: its place
+    /// and its pattern.
+    pub(super) fn line(&self, path: &[u8]) -> Option<(String, String)> {
+        let ignore = self.ignore.as_ref()?;
+        self.files.lookup(path, true).ok()??;
+        let (line, pattern) = ignore::deciding_line(&ignore.content, path)?;
+        Some((format!("{}:{line}", ignore.name), pattern))
+    }
 }
 
 /// A context of any kind, to read its own files from.
@@ -112,16 +137,19 @@ pub(super) fn open(
         None => dockerfile(request, &tree, stdin)?,
     };
     let text = String::from_utf8(bytes).map_err(|_| BuildError::NotText(name.clone()))?;
-    let (context, ignore) = match tree {
+    let (context, files, ignore, ignore_text) = match tree {
         Tree::Local(ref folder, _) => {
-            let ignore = ignore_file(&tree, ignore_beside)?;
+            let (ignore, text) = ignore_file(&tree, ignore_beside)?;
             let folder: Arc<dyn FileTree> = folder.clone();
-            let seen: Arc<dyn FileTree> = Arc::new(ContextTree::new(folder, ignore.clone()));
-            (seen, ignore)
+            let seen = ContextTree::new(Arc::clone(&folder), ignore.clone());
+            let seen: Arc<dyn FileTree> = Arc::new(seen);
+            (seen, folder, ignore, text)
         }
         // As in BuildKit, ignore files are for folders, and what is no folder of a user's keeps
         // its owners.
-        Tree::Stream(tree) | Tree::Remote(tree) | Tree::RemoteFile(tree, _) => (tree, None),
+        Tree::Stream(tree) | Tree::Remote(tree) | Tree::RemoteFile(tree, _) => {
+            (Arc::clone(&tree), tree, None, None)
+        }
     };
     Ok(Opened {
         dockerfile: Located {
@@ -131,6 +159,10 @@ pub(super) fn open(
         },
         context,
         ignore,
+        ignored: Ignored {
+            files,
+            ignore: ignore_text,
+        },
     })
 }
 
@@ -190,7 +222,7 @@ pub(super) fn open_folders(
             NamedContext::Folder(path) => {
                 let folder = Arc::new(LocalTree::open(path, Some(store))?);
                 let tree = Tree::Local(Arc::clone(&folder), path.clone());
-                let ignore = ignore_file(&tree, None)?;
+                let (ignore, _) = ignore_file(&tree, None)?;
                 let seen = ContextTree::new(folder, ignore);
                 folders.push(ContextFolder::Tree(Arc::new(seen)));
             }
@@ -314,7 +346,10 @@ fn read_error(path: &Path, source: std::io::Error) -> BuildError {
 }
 
 /// The Dockerfile's own ignore file, else the context's.
-fn ignore_file(tree: &Tree, own: IgnoreFile) -> Result<Option<Matcher>, ContextError> {
+fn ignore_file(
+    tree: &Tree,
+    own: IgnoreFile,
+) -> Result<(Option<Matcher>, Option<IgnoreText>), ContextError> {
     const SHARED: &str = ".dockerignore";
     let found = match own {
         Some(own) => Some(own),
@@ -322,13 +357,14 @@ fn ignore_file(tree: &Tree, own: IgnoreFile) -> Result<Option<Matcher>, ContextE
             .read(SHARED.as_bytes())?
             .map(|content| (shown(tree, SHARED), content)),
     };
-    let Some((path, content)) = found else {
-        return Ok(None);
+    let Some((name, content)) = found else {
+        return Ok((None, None));
     };
     let patterns = ignore::read_patterns(&content);
     let matcher = Matcher::new(&patterns).map_err(|error| ContextError::Ignore {
-        path,
+        path: name.clone(),
         message: error.to_string(),
     })?;
-    Ok((!matcher.is_empty()).then_some(matcher))
+    let matcher = (!matcher.is_empty()).then_some(matcher);
+    Ok((matcher, Some(IgnoreText { name, content })))
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::resolve::ResolveError;
 use crate::context::ContextError;
 use crate::dockerfile::diagnostic::Diagnostic;
-use crate::dockerfile::span::Span;
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::export::registry::PushError;
@@ -129,17 +128,13 @@ impl From<RemoteError> for BuildError {
 }
 
 impl Located {
-    /// Points at one span with one message.
-    pub(super) fn at(&self, span: Span, message: impl Into<String>) -> Self {
-        self.with(vec![Diagnostic::error(span, message)])
-    }
-
     /// Says what `diagnostics` say.
     pub(super) fn saying(&self, diagnostics: Vec<Diagnostic>) -> BuildError {
         BuildError::Dockerfile(self.with(diagnostics))
     }
 
-    fn with(&self, diagnostics: Vec<Diagnostic>) -> Self {
+    /// The same, with these diagnostics, and no credential in what is shown of the text.
+    pub(super) fn with(&self, diagnostics: Vec<Diagnostic>) -> Self {
         Self {
             name: self.name.clone(),
             text: masked_in_place(&self.text).into(),

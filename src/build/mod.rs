@@ -18,6 +18,7 @@ mod assemble;
 mod check;
 mod dockerfile;
 mod error;
+mod explain;
 mod fetch;
 mod inputs;
 mod load;
@@ -31,7 +32,7 @@ mod save;
 mod transfer;
 
 pub use crate::graph::{NetworkMode, RemoteSource, RunSettings};
-pub use check::{Checked, Targets, check, targets};
+pub use check::{Answer, Checked, check, outline, targets};
 pub use error::{BuildError, Located};
 pub use load::{LoadedImage, load};
 pub use resolve::ResolveError;

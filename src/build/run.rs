@@ -10,12 +10,14 @@ use tokio::runtime::Handle;
 use super::assemble::{Assembled, assemble, compressed_size};
 use super::check::{self, Examination};
 use super::error::{BuildError, Located};
+use super::explain::{self, Explanation};
 use super::fetch::{Fetcher, Pulls};
 use super::remote::Remotes;
-use super::resolve::Resolver;
+use super::resolve::{ResolveError, Resolver};
 use super::{
     BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
 };
+use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::lint::{self, Warning};
 use crate::graph::lowering::{Lowered, lower};
 use crate::graph::plan::{ContextKind, ImageKey, Options, Plan};
@@ -28,7 +30,7 @@ use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::Materializer;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Event, EventSink, Reporter};
-use crate::solver::{self, SolveError, Solved};
+use crate::solver::{self, Solved};
 use crate::step::{ContextFolder, StepContext};
 use crate::store::Store;
 
@@ -102,17 +104,10 @@ pub async fn build(
     let examined = examination.run(&mut warnings).await;
     tell(warnings, &request, &source, &*events);
     let (plan, images) = examined?;
-    let unused = plan.unused_arguments();
-    if !unused.is_empty() {
-        let names = unused.join(", ");
-        let warning = format!("one or more build-args were not consumed: {names}");
+    for warning in explain::unused(&plan) {
         events.emit(Event::Warning(warning));
     }
-    for name in plan.unknown_stages() {
-        let warning = format!("no stage is called `{name}`, as `--no-cache-filter` has it");
-        events.emit(Event::Warning(warning));
-    }
-    let lowered = lower(&plan, &images).map_err(|one| source.saying(vec![one]))?;
+    let lowered = lower(&plan, &images).map_err(|all| source.saying(all))?;
     let materializer = materializer(environment, &reporter);
     remotes.fetch_ahead(&lowered.graph, lowered.target);
     let context = Arc::new(StepContext {
@@ -135,7 +130,15 @@ pub async fn build(
             tree.save_digests();
         }
     }
-    let solved = solved.map_err(|error| step_error(&source, &lowered, error))?;
+    let solved = solved.map_err(|error| {
+        let explained = Explanation {
+            source: &source,
+            plan: &plan,
+            graph: &lowered.graph,
+            ignored: &opened.ignored,
+        };
+        explained.step_error(error)
+    })?;
     let (cached_steps, steps) = count(&lowered, &solved);
     let activity = reporter.begin("exporting to image");
     let image = whole(&materializer, &request, lowered, solved).await;
@@ -243,13 +246,12 @@ pub(super) async fn resolve_all(
     };
     let mut known = BTreeMap::new();
     loop {
-        let missing = plan
-            .missing_images(&known)
-            .map_err(|one| source.saying(vec![one]))?;
+        let missing = plan.missing_images(&known);
+        let missing = missing.map_err(|all| source.saying(all))?;
         if missing.is_empty() {
             return Ok(known);
         }
-        let resolving = missing.into_iter().map(|(key, span)| {
+        let resolving = missing.into_iter().map(|(key, used)| {
             let (resolver, reporter) = (&resolver, Arc::clone(reporter));
             async move {
                 let named: Result<Reference, _> = key.name.parse();
@@ -258,31 +260,31 @@ pub(super) async fn resolve_all(
                     |name| name.with_default_tag().to_string(),
                 );
                 let activity = reporter.begin(&format!("[internal] load metadata for {name}"));
-                let image = activity.end(resolver.resolve(&key).await);
-                let image = image.map_err(|error| BuildError::Resolve {
-                    located: source.at(span, error.to_string()),
-                    source: Box::new(error),
-                })?;
-                Ok::<_, BuildError>((key, image))
+                match activity.end(resolver.resolve(&key).await) {
+                    Ok(image) => Ok((key, image)),
+                    Err(error) => Err((explain::image_error(plan, &key, &used, &error), error)),
+                }
             }
         });
-        let resolved = futures_util::future::try_join_all(resolving);
+        let resolved = futures_util::future::join_all(resolving);
         let resolved = tokio::select! {
-            resolved = resolved => resolved?,
+            resolved = resolved => resolved,
             () = environment.cancel.canceled() => return Err(BuildError::Canceled),
         };
-        known.extend(resolved);
-    }
-}
-
-fn step_error(source: &Located, lowered: &Lowered, error: Arc<SolveError>) -> BuildError {
-    if error.error.is_canceled() {
-        return BuildError::Canceled;
-    }
-    let span = lowered.graph.vertex(error.vertex).meta.span;
-    BuildError::Step {
-        located: source.at(span, error.error.to_string()),
-        source: error,
+        let mut failed: Vec<(Diagnostic, ResolveError)> = Vec::new();
+        for result in resolved {
+            match result {
+                Ok((key, image)) => drop(known.insert(key, image)),
+                Err(error) => failed.push(error),
+            }
+        }
+        failed.sort_by_key(|(diagnostic, _)| diagnostic.span.start);
+        let (diagnostics, errors): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
+        if let Some(first) = errors.into_iter().next() {
+            let located = source.with(diagnostics);
+            let source = Box::new(first);
+            return Err(BuildError::Resolve { located, source });
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::registry::{self, RegistryError};
 use crate::remote::{GitError, HttpError, RemoteError};
 use crate::sandbox::EnterError;
 use crate::snapshot::SnapshotError;
-use crate::step::{RunError, StepError, signal_name};
+use crate::step::StepError;
 use crate::store::StoreError;
 
 /// SIGPIPE's number on every architecture of Linux: nobody reads our output any more.
@@ -155,13 +155,6 @@ impl Failure {
         self
     }
 
-    fn hinted(self, hint: Option<String>) -> Self {
-        match hint {
-            Some(hint) => self.hint(hint),
-            None => self,
-        }
-    }
-
     /// Adds a piece of source text with its caret, or other preformatted lines, shown as they are.
     #[must_use]
     pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
@@ -265,11 +258,7 @@ impl Failure {
                     StepError::Remote(error) => of_remote(error),
                     _ => ErrorKind::Step,
                 };
-                let failure = Self::drawn(kind, draw(&located, style));
-                match &source.error {
-                    StepError::Run(error) => failure.hinted(exit_hint(error)),
-                    _ => failure,
-                }
+                Self::drawn(kind, draw(&located, style))
             }
             BuildError::Checks(message) => Self::user(message)
                 .hint("warnings are errors here by `error=true` in `# check=` or BUILDKIT_DOCKERFILE_CHECK"),
@@ -334,33 +323,6 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
         next = error.source();
     }
     false
-}
-
-/// What the code that a step's program ended with says by convention.
-fn exit_hint(error: &RunError) -> Option<String> {
-    let code = match error {
-        RunError::Exit { code, .. } => *code,
-        _ => return None,
-    };
-    match code {
-        126 => Some(
-            "126 is a shell's word for a program that can't be run: check that it is executable, \
-             and made for this platform"
-                .to_owned(),
-        ),
-        127 => Some(
-            "127 is a shell's word for a program that isn't there: check its spelling, PATH, and \
-             the first line of a script"
-                .to_owned(),
-        ),
-        // 255 is what many programs call any failure.
-        129..=192 => Some(format!(
-            "{code} is 128 + {}: a program of the step was killed by {}",
-            code - 128,
-            signal_name(code - 128)
-        )),
-        _ => None,
-    }
 }
 
 fn draw(located: &Located, style: Style) -> String {

@@ -4,14 +4,15 @@
 //! its number, a caret below. Text from the Dockerfile never reaches a terminal with its control
 //! characters.
 
-use std::fmt::{self, Write as _};
+mod render;
+
+use std::fmt;
+use std::ops::Range;
+
+pub(super) use render::clean;
+pub use render::render_all;
 
 use super::span::Span;
-
-/// Lines of a span that are shown before the rest is cut.
-const SHOWN_LINES: usize = 6;
-/// Characters of a line that are shown.
-const SHOWN_COLUMNS: usize = 160;
 
 /// What a diagnostic is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Diagnostic {
     pub message: String,
     /// A few words for the caret, empty where the message says it all.
     pub label: String,
+    /// What else is to be known.
+    pub notes: Vec<String>,
     /// What to do.
     pub help: Option<String>,
 }
@@ -80,103 +83,35 @@ impl Diagnostic {
         self
     }
 
-    /// Draws the diagnostic with the lines of `source` that it is about.
-    ///
-    /// `dockerfile_name` is the name that the user knows the file by. The result ends in a
-    /// newline. With `colour`, ANSI colours mark error, place and help.
-    pub fn render(&self, dockerfile_name: &str, source: &str, colour: bool) -> String {
-        let paint = Paint(colour);
-        let mut out = String::new();
-        let (word, style) = match self.kind {
-            Kind::Warning => ("warning", YELLOW),
-            Kind::Syntax | Kind::Error => ("error", RED),
-        };
-        let heading = paint.wrap(style, word);
-        let message = paint.wrap(BOLD, &clean(&format!(": {self}")));
-        let _ = writeln!(out, "{heading}{message}");
-        let lines: Vec<&str> = source.lines().collect();
-        let place = self.span.first_line;
-        if place >= 1 && place <= lines.len() {
-            self.draw(&mut out, dockerfile_name, source, &lines, style, paint);
-        }
-        if let Some(help) = &self.help {
-            let _ = writeln!(out, "  {} {}", paint.wrap(BLUE, "= help:"), clean(help));
-        }
-        out
+    /// The same with something else to be known.
+    #[must_use]
+    pub fn with_note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
     }
 
-    fn draw(
-        &self,
-        out: &mut String,
-        name: &str,
-        source: &str,
-        lines: &[&str],
-        style: &str,
-        paint: Paint,
-    ) {
-        let first = self.span.first_line;
-        let last = self.span.last_line.clamp(first, lines.len());
-        let shown = last.min(first + SHOWN_LINES - 1);
-        let width = shown.to_string().len();
-        let (from, to) = self.columns(source, lines);
-        let bar = paint.wrap(BLUE, "|");
-        let arrow = paint.wrap(BLUE, "-->");
-        let _ = writeln!(
-            out,
-            "{:width$}{arrow} {}:{first}:{}",
-            "",
-            clean(name),
-            from + 1
+    /// The same with advice where there is some, and no other yet.
+    #[must_use]
+    pub fn or_help(mut self, help: Option<String>) -> Self {
+        self.help = self.help.or(help);
+        self
+    }
+
+    /// Where it begins and where it ends in `source`, each as a line, counted from 1, and the
+    /// characters that stand before it on that line. `None` where it is about no line of `source`.
+    pub fn range(&self, source: &str) -> Option<Range<(usize, usize)>> {
+        let (first, last) = (self.span.first_line, self.span.last_line);
+        let lines = source.lines().count();
+        if first == 0 || first > lines {
+            return None;
+        }
+        let last = last.clamp(first, lines);
+        let start = (
+            first,
+            render::characters_before(source, first, self.span.start),
         );
-        let _ = writeln!(out, "{:width$} {bar}", "");
-        for number in first..=shown {
-            let line = lines.get(number - 1).copied().unwrap_or_default();
-            let (text, before, marked) = window(line, from, to);
-            let label = paint.wrap(BLUE, &format!("{number:>width$}"));
-            let _ = writeln!(out, "{}", format!("{label} {bar} {text}").trim_end());
-            if number == first {
-                let mut carets = "^".repeat(marked.max(1));
-                if !self.label.is_empty() {
-                    let _ = write!(carets, " {}", clean(&self.label));
-                }
-                let carets = paint.wrap(style, &carets);
-                let _ = writeln!(out, "{:width$} {bar} {:before$}{carets}", "", "");
-            }
-        }
-        if shown < last {
-            let _ = writeln!(out, "{:width$} {bar} …", "");
-        }
-        if self.help.is_some() {
-            let _ = writeln!(out, "{:width$} {bar}", "");
-        }
-    }
-
-    /// First column and the column behind the last, in characters, on the first line.
-    fn columns(&self, source: &str, lines: &[&str]) -> (usize, usize) {
-        let line = lines
-            .get(self.span.first_line.saturating_sub(1))
-            .copied()
-            .unwrap_or_default();
-        let begin = line_start(source, self.span.first_line);
-        let characters = |offset: usize| {
-            let length = offset.saturating_sub(begin).min(line.len());
-            line.char_indices()
-                .take_while(|(at, _)| *at < length)
-                .count()
-        };
-        let end_of_line = line.trim_end().chars().count();
-        let from = characters(self.span.start);
-        let to = if self.span.last_line > self.span.first_line {
-            // a continuation mark at the end of the line is not worth a caret
-            line.trim_end()
-                .trim_end_matches(['\\', '`'])
-                .trim_end()
-                .chars()
-                .count()
-        } else {
-            characters(self.span.end).min(end_of_line)
-        };
-        (from, to)
+        let end = (last, render::characters_before(source, last, self.span.end));
+        Some(start..end.max(start))
     }
 }
 
@@ -194,86 +129,6 @@ impl fmt::Display for Diagnostic {
 }
 
 impl std::error::Error for Diagnostic {}
-
-/// Draws several diagnostics, a blank line between them.
-pub fn render_all(
-    diagnostics: &[Diagnostic],
-    dockerfile_name: &str,
-    source: &str,
-    colour: bool,
-) -> String {
-    let drawn: Vec<String> = diagnostics
-        .iter()
-        .map(|diagnostic| diagnostic.render(dockerfile_name, source, colour))
-        .collect();
-    drawn.join("\n")
-}
-
-const RED: &str = "1;31";
-const YELLOW: &str = "1;33";
-const BLUE: &str = "1;34";
-const BOLD: &str = "1";
-
-#[derive(Clone, Copy)]
-struct Paint(bool);
-
-impl Paint {
-    fn wrap(self, style: &str, text: &str) -> String {
-        if self.0 {
-            format!("\x1b[{style}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
-/// Offset of the first byte of a line, counted from 1.
-fn line_start(source: &str, line: usize) -> usize {
-    let newlines = source
-        .bytes()
-        .enumerate()
-        .filter(|(_, byte)| *byte == b'\n');
-    match line.checked_sub(2) {
-        None => 0,
-        Some(before) => newlines
-            .map(|(at, _)| at + 1)
-            .nth(before)
-            .unwrap_or(source.len()),
-    }
-}
-
-/// Text with nothing in it that a terminal obeys.
-pub(super) fn clean(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.replace('\t', "    ").chars().map(visible).collect()
-}
-
-/// The part of a line worth showing, and where in it the mark begins and how long it is.
-fn window(line: &str, from: usize, to: usize) -> (String, usize, usize) {
-    let skip = if from + 20 > SHOWN_COLUMNS {
-        from.saturating_sub(40)
-    } else {
-        0
-    };
-    let part = |start: usize, end: usize| -> String {
-        line.chars()
-            .skip(start)
-            .take(end.saturating_sub(start))
-            .collect()
-    };
-    let end = skip + SHOWN_COLUMNS;
-    let mut text = clean(&part(skip, end));
-    let mut before = clean(&part(skip, from)).chars().count();
-    let marked = clean(&part(from, to.min(end))).chars().count();
-    if skip > 0 {
-        text.insert(0, '…');
-        before += 1;
-    }
-    if line.chars().nth(end).is_some() {
-        text.push('…');
-    }
-    (text, before, marked)
-}
 
 #[cfg(test)]
 mod tests {
@@ -309,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn widens_tabs_and_marks_only_the_first_of_several_lines() {
+    fn widens_tabs_and_holds_several_lines_together() {
         let drawn = Diagnostic::error(span(13, 35, 2, 3), "failed").render("D", SOURCE, false);
         assert_eq!(
             drawn,
-            "error: failed\n --> D:2:2\n  |\n2 |     RUN    make \\\n  |     ^^^^^^^^^^^\n3 |   install\n"
+            "error: failed\n --> D:2:2\n  |\n2 | /     RUN    make \\\n3 | |   install\n  | |_________^\n"
         );
     }
 
@@ -349,6 +204,50 @@ mod tests {
         assert_eq!(
             Diagnostic::error(Span::default(), "no stages").render("D", "", false),
             "error: no stages\n"
+        );
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let source = "COPY 日本 x\n";
+        let drawn = Diagnostic::error(span(5, 11, 1, 1), "bad").render("D", source, false);
+        assert!(
+            drawn.contains("1 | COPY 日本 x\n  |      ^^^^\n"),
+            "{drawn}"
+        );
+        let drawn = Diagnostic::error(span(12, 13, 1, 1), "bad").render("D", source, false);
+        assert!(
+            drawn.contains("D:1:9\n"),
+            "places count characters: {drawn}"
+        );
+        assert!(drawn.contains("  |           ^\n"), "{drawn}");
+    }
+
+    #[test]
+    fn long_instructions_lose_their_middle() {
+        let source: String = (1..=12).map(|n| format!("line {n} \\\n")).collect();
+        let drawn = Diagnostic::error(span(0, source.len() - 3, 1, 12), "bad").with_note("so");
+        assert_eq!(
+            drawn.render("D", &source, false),
+            "error: bad\n  --> D:1:1\n   |\n 1 | / line 1 \\\n 2 | | line 2 \\\n 3 | | line 3 \\\n \
+             4 | | line 4 \\\n…  | |\n12 | | line 12 \\\n   | |_______^\n   |\n   = note: so\n"
+        );
+    }
+
+    #[test]
+    fn ranges_are_lines_and_characters() {
+        let at = SOURCE.find("x\n").unwrap_or_default();
+        let one = Diagnostic::error(span(at, at + 1, 4, 4), "bad");
+        assert_eq!(one.range(SOURCE), Some((4, 7)..(4, 8)));
+        let several = Diagnostic::error(span(13, 35, 2, 3), "bad");
+        assert_eq!(several.range(SOURCE), Some((2, 1)..(3, 9)));
+        assert_eq!(
+            Diagnostic::error(Span::default(), "bad").range(SOURCE),
+            None
+        );
+        assert_eq!(
+            Diagnostic::error(span(0, 1, 9, 9), "bad").range(SOURCE),
+            None
         );
     }
 

@@ -27,7 +27,7 @@ const LONGEST: usize = 16 << 20;
 
 /// A word that can't be expanded.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("failed to process \"{word}\": {reason}")]
+#[error("failed to process {word:?}: {reason}")]
 pub struct ExpandError {
     /// The word as written, shortened where very long.
     pub word: String,

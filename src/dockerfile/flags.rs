@@ -60,6 +60,16 @@ const FLAGS: [(&str, &[(&str, Kind)]); 5] = [
     ),
 ];
 
+/// The names of the flags of an instruction, which is written in capitals.
+pub fn of_instruction(name: &str) -> Vec<&'static str> {
+    known(name).iter().map(|(flag, _)| *flag).collect()
+}
+
+fn known(command: &str) -> &'static [(&'static str, Kind)] {
+    let found = FLAGS.iter().find(|(name, _)| *name == command);
+    found.map_or(&[], |(_, flags)| flags)
+}
+
 /// The flags of one instruction, read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Flags(Vec<(&'static str, Word)>);
@@ -68,10 +78,7 @@ impl Flags {
     /// Reads the flags that a node has.
     pub(super) fn read(node: &Node) -> Result<Self, Diagnostic> {
         let command = node.command();
-        let known: &[(&str, Kind)] = FLAGS
-            .iter()
-            .find(|(name, _)| *name == command)
-            .map_or(&[], |(_, flags)| flags);
+        let known = known(&command);
         let mut read = Self::default();
         for word in &node.flags {
             let (name, value) = match word.value.split_once('=') {
@@ -79,19 +86,24 @@ impl Flags {
                 None => (word.value.as_str(), None),
             };
             let bare = name.strip_prefix("--").unwrap_or(name);
+            let name_span = word.part(0..name.len());
             let Some((flag, kind)) = known.iter().find(|(flag, _)| *flag == bare) else {
-                return Err(unknown(&command, known, name, bare, word.span));
+                return Err(unknown(&command, known, name, bare, name_span));
             };
             if *kind != Kind::Values && read.0.iter().any(|(seen, _)| seen == flag) {
                 let message = format!("duplicate flag specified: {name}");
-                return Err(Diagnostic::syntax(word.span, message).with_help("keep one of them"));
+                return Err(Diagnostic::syntax(name_span, message).with_help("keep one of them"));
             }
+            let value_span = match value {
+                Some("") | None => word.span,
+                Some(_) => word.part(name.len() + 1..word.value.len()),
+            };
             let value = match (kind, value) {
-                (Kind::Boolean, value) => boolean(name, value, word.span)?.to_string(),
+                (Kind::Boolean, value) => boolean(name, value, value_span)?.to_string(),
                 (_, Some(value)) => value.to_owned(),
                 (_, None) => return Err(no_value(name, word.span)),
             };
-            read.0.push((flag, Spanned::new(value, word.span)));
+            read.0.push((flag, Spanned::new(value, value_span)));
         }
         Ok(read)
     }
@@ -143,14 +155,16 @@ fn unknown(
     span: Span,
 ) -> Diagnostic {
     let error = Diagnostic::syntax(span, format!("unknown flag: {name}"));
+    let with_it = FLAGS
+        .iter()
+        .filter(|(_, flags)| flags.iter().any(|(flag, _)| *flag == bare));
+    let elsewhere: Vec<&str> = with_it.map(|(other, _)| *other).collect();
+    if !elsewhere.is_empty() {
+        let others = elsewhere.join(" and ");
+        return error.with_help(format!("`{name}` is a flag of {others}, not of {command}"));
+    }
     if let Some(near) = nearest(bare, known.iter().map(|(flag, _)| *flag)) {
         return error.with_label(format!("did you mean `--{near}`?"));
-    }
-    let elsewhere = FLAGS
-        .iter()
-        .find(|(_, flags)| flags.iter().any(|(flag, _)| *flag == bare));
-    if let Some((other, _)) = elsewhere {
-        return error.with_help(format!("`{name}` is a flag of {other}, not of {command}"));
     }
     if known.is_empty() {
         return error.with_help(format!(

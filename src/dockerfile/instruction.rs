@@ -276,6 +276,8 @@ pub struct ArgDeclaration {
     pub name: Word,
     /// Its default as written, if any.
     pub default: Option<Word>,
+    /// What the comment above says of it.
+    pub description: Option<String>,
 }
 
 /// `FROM`.

@@ -1,14 +1,15 @@
 //! Syntax tree to instructions: what each instruction's words mean.
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Kind};
 use super::flags::Flags;
 use super::instruction::{
     ArgDeclaration, CommandLine, From, Healthcheck, Heredoc, Instruction, KeyValue, Mount, Run,
     RunNetwork, RunSecurity, Source, Step, Transfer, Word,
 };
+use super::nearest;
 use super::span::{Span, Spanned};
 use super::syntax::{Node, heredoc_mark};
-use super::{unknown, values};
+use super::{targets, unknown, values};
 
 /// An instruction, FROM among them.
 pub(super) enum Interpreted {
@@ -155,12 +156,16 @@ fn arg(node: &Node) -> Result<Vec<ArgDeclaration>, Diagnostic> {
     let declarations = words.into_iter().map(|word| {
         let (name, default) = match word.value.split_once('=') {
             Some(("", _)) => return Err(blank_name(node, word.span)),
-            Some((name, default)) => (name, Some(Spanned::new(default.to_owned(), word.span))),
+            Some((name, default)) => {
+                let span = word.part(name.len() + 1..word.value.len());
+                (name, Some(Spanned::new(default.to_owned(), span)))
+            }
             None => (word.value.as_str(), None),
         };
         Ok(ArgDeclaration {
             name: Spanned::new(name.to_owned(), word.span),
             default,
+            description: targets::description(&node.comments, name).map(str::to_owned),
         })
     });
     declarations.collect()
@@ -197,13 +202,8 @@ fn command_line(node: &Node, arguments: &[Word]) -> CommandLine {
 
 fn run(node: &Node, flags: &Flags) -> Result<Run, Diagnostic> {
     let mounts = flags.values("mount").into_iter().map(|word| {
-        let mount = Mount::read(&word.value).map_err(|error| {
-            let diagnostic = Diagnostic::syntax(word.span, error.message);
-            match error.help {
-                Some(help) => diagnostic.with_help(help),
-                None => diagnostic,
-            }
-        })?;
+        let mount = Mount::read(&word.value)
+            .map_err(|error| error.diagnostic(Kind::Syntax, &word.value, word.span))?;
         Ok(Spanned::new(mount, word.span))
     });
     let network = flags
@@ -212,20 +212,22 @@ fn run(node: &Node, flags: &Flags) -> Result<Run, Diagnostic> {
             "default" => Ok(RunNetwork::Default),
             "none" => Ok(RunNetwork::None),
             "host" => Ok(RunNetwork::Host),
-            other => Err(
-                Diagnostic::syntax(word.span, format!("invalid network mode {other:?}"))
-                    .with_help("there are: default, none, host"),
-            ),
+            other => {
+                let message = format!("invalid network mode {other:?}");
+                let error = Diagnostic::syntax(word.span, message);
+                Err(choices(error, other, &["default", "none", "host"]))
+            }
         });
     let security = flags
         .value("security")
         .map(|word| match word.value.as_str() {
             "sandbox" => Ok(RunSecurity::Sandbox),
             "insecure" => Ok(RunSecurity::Insecure),
-            other => Err(
-                Diagnostic::syntax(word.span, format!("security {other:?} is not valid"))
-                    .with_help("there are: sandbox, insecure"),
-            ),
+            other => {
+                let message = format!("security {other:?} is not valid");
+                let error = Diagnostic::syntax(word.span, message);
+                Err(choices(error, other, &["sandbox", "insecure"]))
+            }
         });
     let heredocs = node.heredocs.iter().map(|heredoc| Heredoc {
         name: heredoc.name.clone(),
@@ -240,6 +242,14 @@ fn run(node: &Node, flags: &Flags) -> Result<Run, Diagnostic> {
         security: security.transpose()?,
         devices: flags.values("device"),
     })
+}
+
+/// Says which of `known` was meant, or what they are.
+fn choices(error: Diagnostic, written: &str, known: &[&str]) -> Diagnostic {
+    match nearest::nearest(written, known.iter().copied()) {
+        Some(near) => error.with_label(format!("did you mean `{near}`?")),
+        None => error.with_help(format!("there are: {}", known.join(", "))),
+    }
 }
 
 fn healthcheck(node: &Node, flags: &Flags) -> Result<Healthcheck, Diagnostic> {
@@ -384,9 +394,13 @@ fn at_least_one(node: &Node) -> Result<Vec<Word>, Diagnostic> {
 fn exactly_one(node: &Node) -> Result<Word, Diagnostic> {
     match node.arguments.as_slice() {
         [word] => Ok(word.clone()),
-        _ => {
+        words => {
             let message = format!("{} requires exactly one argument", node.command());
-            Err(Diagnostic::syntax(node.span, message).with_label("nothing follows"))
+            let error = Diagnostic::syntax(node.span, message);
+            Err(match words {
+                [] => error.with_label("nothing follows"),
+                _ => error,
+            })
         }
     }
 }

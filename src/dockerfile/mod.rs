@@ -23,12 +23,17 @@ mod interpret;
 pub mod lint;
 pub mod mount;
 pub mod nearest;
+pub mod outline;
 pub mod span;
 pub mod stages;
 pub mod syntax;
 pub mod targets;
 mod unknown;
 pub(crate) mod values;
+
+pub use flags::of_instruction as flags_of;
+pub use syntax::DIRECTIVES;
+pub use unknown::INSTRUCTIONS;
 
 use diagnostic::Diagnostic;
 use instruction::{ArgDeclaration, Instruction, Stage, Step};
@@ -54,6 +59,15 @@ pub struct Dockerfile {
 /// # Errors
 /// Every mistake found, in the order of the text; never an empty list.
 pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
+    match read(text) {
+        (Some(dockerfile), errors) if errors.is_empty() => Ok(dockerfile),
+        (_, errors) => Err(errors),
+    }
+}
+
+/// Reads a Dockerfile as far as that goes: with mistakes in the list, what they stand in is left
+/// out. `None` where stages are missing, so that nothing can be said of those there are.
+pub fn read(text: &str) -> (Option<Dockerfile>, Vec<Diagnostic>) {
     let (tree, mut errors) = syntax::parse(text);
     let mut dockerfile = Dockerfile {
         directives: tree.directives,
@@ -62,10 +76,15 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
         stages: Vec::new(),
     };
     let mut is_stray_told = false;
+    // whether a FROM is among what can't be read
+    let mut lacks_stage = false;
     let mut before = None;
     for node in &tree.nodes {
         match interpret::interpret(node, before) {
-            Err(error) => errors.push(error),
+            Err(error) => {
+                lacks_stage |= node.command() == "FROM" || unknown::is_meant_as(node, "FROM");
+                errors.push(error);
+            }
             Ok(Interpreted::From(from)) => dockerfile.stages.push(Stage {
                 from: Spanned::new(from, node.span),
                 text: node.original.trim().to_owned(),
@@ -79,7 +98,7 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
                     dockerfile
                         .global_args
                         .push(Spanned::new(declarations, node.span));
-                } else if !std::mem::replace(&mut is_stray_told, true) {
+                } else if !lacks_stage && !std::mem::replace(&mut is_stray_told, true) {
                     errors.push(stray(node));
                 }
             }
@@ -89,11 +108,20 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
     if errors.is_empty() && dockerfile.stages.is_empty() {
         errors.push(no_stages(text, &tree.nodes));
     }
-    if errors.is_empty() {
-        return Ok(dockerfile);
-    }
     errors.sort_by_key(|error| error.span.start);
-    Err(errors)
+    let is_usable = !lacks_stage && !dockerfile.stages.is_empty();
+    (is_usable.then_some(dockerfile), errors)
+}
+
+/// Whether all of these mistakes are in instructions that give no variable its value.
+pub fn unset_nothing(text: &str, errors: &[Diagnostic]) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    errors.iter().all(|error| {
+        let line = lines.get(error.span.first_line.saturating_sub(1));
+        let word = line.and_then(|line| line.split_whitespace().next());
+        let word = word.unwrap_or_default().to_ascii_uppercase();
+        unknown::INSTRUCTIONS.contains(&&*word) && !matches!(&*word, "ARG" | "ENV" | "FROM")
+    })
 }
 
 /// Reads an ONBUILD trigger from an image's config: one instruction, without its ONBUILD.
@@ -101,7 +129,7 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Diagnostic>> {
 /// The places in the result are those in the trigger's own text.
 ///
 /// # Errors
-/// When the text isn't exactly one instruction that may be a trigger.
+/// When the text isn't exactly one instruction that may be a trigger; never an empty list.
 pub fn parse_trigger(text: &str) -> Result<Step, Vec<Diagnostic>> {
     let (tree, errors) = syntax::parse(text);
     if !errors.is_empty() {

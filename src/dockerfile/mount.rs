@@ -4,12 +4,17 @@
 //! every mistake that doesn't hide behind a variable is told at once, and when the stage's
 //! variables are known ([`Mount::expand`]).
 
+use std::ops::Range;
+
+use super::diagnostic::{Diagnostic, Kind};
 use super::expansion::ExpandError;
 use super::instruction::{CacheSharing, Mount, MountKind};
 use super::nearest::nearest;
+use super::span::{Span, Spanned};
 use super::values;
 
-const KEYS: [&str; 19] = [
+/// The keys of mounts, of one type or another.
+pub const KEYS: [&str; 19] = [
     "type",
     "from",
     "source",
@@ -30,7 +35,8 @@ const KEYS: [&str; 19] = [
     "readwrite",
     "env",
 ];
-const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
+/// The types of mounts.
+pub const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 const SHARING: [&str; 3] = ["shared", "private", "locked"];
 
 /// A `--mount` that can't be used.
@@ -39,28 +45,78 @@ const SHARING: [&str; 3] = ["shared", "private", "locked"];
 pub struct MountError {
     /// What is wrong.
     pub message: String,
+    /// What was probably meant.
+    pub label: String,
     /// What to do, where it can be told.
     pub help: Option<String>,
+    /// Whether a field's name is what is wrong, and not its value.
+    is_key: bool,
+    /// What is wrong in the flag's value.
+    range: Option<Range<usize>>,
 }
 
 impl MountError {
     fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            label: String::new(),
             help: None,
+            is_key: false,
+            range: None,
         }
     }
 
+    fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
     fn suggesting(message: String, value: &str, candidates: &[&str]) -> Self {
-        let help = match nearest(&value.to_lowercase(), candidates.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are: {}", candidates.join(", ")),
-        };
-        Self {
-            message,
-            help: Some(help),
+        let mut error = Self::new(message);
+        match nearest(&value.to_lowercase(), candidates.iter().copied()) {
+            Some(near) => error.label = format!("did you mean `{near}`?"),
+            None => error.help = Some(format!("there are: {}", candidates.join(", "))),
+        }
+        error
+    }
+
+    /// The same in a field of the flag's value.
+    fn of_field(mut self, field: Option<Range<usize>>, key: usize) -> Self {
+        self.range = field.map(|field| match self.is_key {
+            true => field.start..(field.start + key).min(field.end),
+            false => (field.start + key + 1).min(field.end)..field.end,
+        });
+        if self.range.as_ref().is_some_and(Range::is_empty) {
+            self.range = None;
+        }
+        self
+    }
+
+    /// The diagnostic for a `--mount` with this value, which stands at `span`.
+    pub fn diagnostic(self, kind: Kind, value: &str, span: Span) -> Diagnostic {
+        let written = Spanned::new(value.to_owned(), span);
+        let span = self.range.map_or(span, |range| written.part(range));
+        Diagnostic {
+            kind,
+            label: self.label,
+            help: self.help,
+            ..Diagnostic::error(span, self.message)
         }
     }
+}
+
+/// Where the fields of a flag's value are; nothing where quotes make that hard to say.
+fn places(text: &str) -> Vec<Range<usize>> {
+    let mut start = 0;
+    if text.contains('"') {
+        return Vec::new();
+    }
+    let fields = text.split(',').map(|field| {
+        let place = start..start + field.len();
+        start = place.end + 1;
+        place
+    });
+    fields.collect()
 }
 
 impl From<ExpandError> for MountError {
@@ -86,44 +142,31 @@ impl Mount {
     pub fn expand(&self, expand: &Expander<'_>) -> Result<Self, MountError> {
         read(&self.text, Some(expand))
     }
+
+    /// Where the value of `from=` stands in a flag whose value stands at `span`.
+    pub fn from_span(&self, span: Span) -> Span {
+        let written = Spanned::new(self.text.clone(), span);
+        let place = places(&self.text).into_iter().rev().find_map(|place| {
+            let (key, _) = self.text.get(place.clone())?.split_once('=')?;
+            (key.eq_ignore_ascii_case("from")).then_some(place.start + key.len() + 1..place.end)
+        });
+        place.map_or(span, |place| written.part(place))
+    }
 }
 
 fn read(text: &str, expand: Option<&Expander<'_>>) -> Result<Mount, MountError> {
     let fields = values::fields(text)
         .map_err(|reason| MountError::new(format!("failed to parse csv mounts: {reason}")))?;
     let mut options = Options::default();
+    let mut places = places(text).into_iter();
     for field in &fields {
-        let (key, value) = match field.split_once('=') {
-            Some((key, value)) => (key.to_lowercase(), Some(value)),
-            None => (field.to_lowercase(), None),
-        };
-        let Some(value) = value else {
-            options.switch(&key, field)?;
-            continue;
-        };
-        let value = match expand {
-            Some(expand) => expand(value)?,
-            None => value.to_owned(),
-        };
-        if expand.is_none() {
-            if key == "from" && value.find('$').is_some_and(|at| at + 1 != value.len()) {
-                return Err(MountError {
-                    message:
-                        "'from' doesn't support variable expansion, define alias stage instead"
-                            .to_owned(),
-                    help: Some(
-                        "write `FROM <image with the variable> AS alias` and `from=alias`"
-                            .to_owned(),
-                    ),
-                });
-            }
-            if !is_text(&key) && value.contains(['$', '\'', '"', '\\', '`']) {
-                options.check_key(&key, field)?;
-                options.is_open |= key == "type";
-                continue;
-            }
-        }
-        options.set(&key, field, value)?;
+        let key = field
+            .split_once('=')
+            .map_or(field.len(), |(key, _)| key.len());
+        let place = places.next();
+        options
+            .read(field, expand)
+            .map_err(|error| error.of_field(place, key))?;
     }
     options.finish(text)
 }
@@ -157,6 +200,31 @@ struct Options {
 }
 
 impl Options {
+    fn read(&mut self, field: &str, expand: Option<&Expander<'_>>) -> Result<(), MountError> {
+        let Some((key, value)) = field.split_once('=') else {
+            return self.switch(&field.to_lowercase(), field);
+        };
+        let key = key.to_lowercase();
+        self.check_key(&key, field)?;
+        let value = match expand {
+            Some(expand) => expand(value)?,
+            None => value.to_owned(),
+        };
+        if expand.is_none() {
+            if key == "from" && value.find('$').is_some_and(|at| at + 1 != value.len()) {
+                let message =
+                    "'from' doesn't support variable expansion, define alias stage instead";
+                let help = "write `FROM <image with the variable> AS alias` and `from=alias`";
+                return Err(MountError::new(message).with_help(help));
+            }
+            if !is_text(&key) && value.contains(['$', '\'', '"', '\\', '`']) {
+                self.is_open |= key == "type";
+                return Ok(());
+            }
+        }
+        self.set(&key, value)
+    }
+
     /// A key without a value.
     fn switch(&mut self, key: &str, field: &str) -> Result<(), MountError> {
         match key {
@@ -164,14 +232,13 @@ impl Options {
             "readwrite" | "rw" => self.read_only = Some(false),
             "required" => self.required = Some(true),
             _ => {
-                let mut error =
-                    MountError::new(format!("invalid field '{field}' must be a key=value pair"));
-                error.help = if KEYS.contains(&key) {
-                    Some(format!("write `{key}=…`"))
-                } else {
-                    nearest(key, KEYS).map(|near| format!("did you mean `{near}`?"))
-                };
-                return Err(error);
+                let message = format!("invalid field '{field}' must be a key=value pair");
+                let mut error = MountError::suggesting(message, key, &KEYS);
+                error.is_key = true;
+                return Err(match KEYS.contains(&key) {
+                    true => error.with_help(format!("write `{key}=…`")),
+                    false => error,
+                });
             }
         }
         Ok(())
@@ -182,15 +249,28 @@ impl Options {
             return Ok(());
         }
         let message = format!("unexpected key '{key}' in '{field}'");
-        Err(MountError::suggesting(message, key, &KEYS))
+        Err(MountError {
+            is_key: true,
+            ..MountError::suggesting(message, key, &KEYS)
+        })
     }
 
-    fn set(&mut self, key: &str, field: &str, value: String) -> Result<(), MountError> {
-        self.check_key(key, field)?;
-        let invalid = || MountError::new(format!("invalid value for {key}: {value}"));
+    fn set(&mut self, key: &str, value: String) -> Result<(), MountError> {
+        let invalid = || {
+            let help = match key {
+                "size" => "write a number of bytes, or one with a unit, such as 64m",
+                _ => "write `true` or `false`",
+            };
+            MountError::new(format!("invalid value for {key}: {value}")).with_help(help)
+        };
         let number = |radix| {
-            u32::from_str_radix(&value, radix)
-                .map_err(|_| MountError::new(format!("invalid value {value} for {key}")))
+            let help = match radix {
+                8 => "write the mode in octal, such as 0755",
+                _ => "write a number; names aren't looked up here",
+            };
+            u32::from_str_radix(&value, radix).map_err(|_| {
+                MountError::new(format!("invalid value {value} for {key}")).with_help(help)
+            })
         };
         let text = |value: String| (!value.is_empty()).then_some(value);
         match key {
@@ -453,10 +533,47 @@ mod tests {
     }
 
     #[test]
-    fn suggestions() {
-        let help = |text: &str| Mount::read(text).unwrap_err().help;
-        assert_eq!(help("type=tmpf").as_deref(), Some("did you mean `tmpfs`?"));
-        assert_eq!(help("targt=/x").as_deref(), Some("did you mean `target`?"));
-        assert_eq!(help("target").as_deref(), Some("write `target=…`"));
+    fn suggestions_stand_where_they_are_needed() {
+        let told = |text: &str| {
+            let span = Span {
+                start: 100,
+                end: 100 + text.len(),
+                first_line: 1,
+                last_line: 1,
+            };
+            let error = Mount::read(text).unwrap_err();
+            let one = error.diagnostic(Kind::Syntax, text, span);
+            let meant = &text[one.span.start - 100..one.span.end - 100];
+            (
+                meant.to_owned(),
+                format!("{}{}", one.label, one.help.unwrap_or_default()),
+            )
+        };
+        for (text, meant, advice) in [
+            ("target=/x,type=tmpf,rw", "tmpf", "did you mean `tmpfs`?"),
+            ("type=bind,targt=/x", "targt", "did you mean `target`?"),
+            ("rw,target", "target", "write `target=…`"),
+            (
+                "type=cache,uid=me,rw",
+                "me",
+                "write a number; names aren't looked up here",
+            ),
+            (
+                "type=cache,target=/x,required",
+                "type=cache,target=/x,required",
+                "",
+            ),
+        ] {
+            assert_eq!(told(text), (meant.to_owned(), advice.to_owned()), "{text}");
+        }
+        let mount = Mount::read("type=bind,from=x,target=/y").unwrap();
+        let span = Span {
+            start: 8,
+            end: 34,
+            first_line: 1,
+            last_line: 1,
+        };
+        let from = mount.from_span(span);
+        assert_eq!((from.start, from.end), (23, 24));
     }
 }

@@ -1,5 +1,7 @@
 //! Places in a Dockerfile.
 
+use std::ops::Range;
+
 /// A range of bytes in the Dockerfile's text, and the lines that it covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Span {
@@ -38,5 +40,21 @@ impl<T> Spanned<T> {
     /// Joins a value to its place.
     pub const fn new(value: T, span: Span) -> Self {
         Self { value, span }
+    }
+}
+
+impl Spanned<String> {
+    /// Where a range of the text was written; where all of it was, if it was written otherwise
+    /// than it reads (with quotes, escapes, over several lines).
+    pub fn part(&self, range: Range<usize>) -> Span {
+        let is_as_written = self.span.end.checked_sub(self.span.start) == Some(self.value.len());
+        if !is_as_written || self.value.get(range.clone()).is_none() {
+            return self.span;
+        }
+        Span {
+            start: self.span.start + range.start,
+            end: self.span.start + range.end,
+            ..self.span
+        }
     }
 }

@@ -94,10 +94,10 @@ pub fn copy_from(
             let Some(index) = known else {
                 return Err(
                     Diagnostic::error(name.span, format!("invalid stage index {number}"))
-                        .with_help(format!(
-                            "there are {} stages, counted from 0",
-                            dockerfile.stages.len()
-                        )),
+                        .with_help(match dockerfile.stages.len() {
+                            1 => "there is one stage, number 0".to_owned(),
+                            many => format!("there are {many} stages, numbered from 0"),
+                        }),
                 );
             };
             Some(index)
@@ -162,6 +162,15 @@ pub enum Reference {
     Mount(Spanned<String>),
 }
 
+impl Reference {
+    /// The name, and where it stands.
+    pub fn name(&self) -> &Spanned<String> {
+        match self {
+            Self::Copy(name) | Self::Mount(name) => name,
+        }
+    }
+}
+
 /// The references of one instruction, as written. Neither may hold variables.
 pub fn references(instruction: &Instruction) -> Vec<Reference> {
     match instruction {
@@ -170,9 +179,12 @@ pub fn references(instruction: &Instruction) -> Vec<Reference> {
             .mounts
             .iter()
             .filter_map(|mount| match &mount.value.kind {
-                MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => from
-                    .clone()
-                    .map(|from| Reference::Mount(Spanned::new(from, mount.span))),
+                MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => {
+                    from.clone().map(|from| {
+                        let span = mount.value.from_span(mount.span);
+                        Reference::Mount(Spanned::new(from, span))
+                    })
+                }
                 _ => None,
             })
             .collect(),

@@ -405,7 +405,7 @@ fn an_error_as_the_user_sees_it() {
          --> Dockerfile:2:6\n  \
          |\n\
          2 | COPY --chwon=1 \\\n  \
-         |      ^^^^^^^^^ did you mean `--chown`?\n"
+         |      ^^^^^^^ did you mean `--chown`?\n"
     );
 }
 

@@ -5,7 +5,7 @@ use super::nearest::nearest;
 use super::syntax::Node;
 
 /// The names of all instructions.
-pub(super) const INSTRUCTIONS: [&str; 18] = [
+pub const INSTRUCTIONS: [&str; 18] = [
     "ADD",
     "ARG",
     "CMD",
@@ -25,6 +25,11 @@ pub(super) const INSTRUCTIONS: [&str; 18] = [
     "VOLUME",
     "WORKDIR",
 ];
+
+/// Whether an instruction that there isn't was probably meant as `command`.
+pub(super) fn is_meant_as(node: &Node, command: &str) -> bool {
+    nearest(&node.name.value, INSTRUCTIONS) == Some(command)
+}
 
 /// The error for a node whose name is no instruction, with what was probably meant.
 pub(super) fn instruction(node: &Node, before: Option<&Node>) -> Diagnostic {

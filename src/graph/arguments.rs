@@ -12,7 +12,7 @@ use crate::platform::Platform;
 
 /// Build arguments that are the caller's affair: given to steps where declared, but never an
 /// environment variable of the stage's words, the config or a cache key by themselves.
-const PROXY: [&str; 5] = [
+pub const PROXY: [&str; 5] = [
     "http_proxy",
     "https_proxy",
     "ftp_proxy",
@@ -25,13 +25,24 @@ pub(super) fn is_proxy(name: &str) -> bool {
     PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
 }
 
+/// Build arguments that tell platforms, and the target.
+pub const PLATFORM: [&str; 11] = [
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDOSVERSION",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETOSVERSION",
+    "TARGETARCH",
+    "TARGETVARIANT",
+    "TARGETSTAGE",
+];
+
 /// Whether `name` is one of the arguments that tell platforms.
 pub(super) fn is_platform(name: &str) -> bool {
-    ["BUILD", "TARGET"].iter().any(|prefix| {
-        let rest = name.strip_prefix(prefix);
-        let known = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"];
-        rest.is_some_and(|rest| known.contains(&rest))
-    })
+    PLATFORM.contains(&name)
 }
 
 /// The proxy arguments that the build was given, as environment variables in both spellings.
@@ -100,7 +111,7 @@ pub(super) fn global(
             } else if let Some(default) = &declaration.default {
                 let lookup = |name: &str| environment.get(name).map(str::to_owned);
                 let value = expansion::expand(&default.value, &lookup, dockerfile.escape)
-                    .map_err(|error| Diagnostic::error(declarations.span, error.to_string()))?;
+                    .map_err(|error| Diagnostic::error(default.span, error.to_string()))?;
                 environment.set(name, &value);
             }
         }

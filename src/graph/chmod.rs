@@ -145,7 +145,7 @@ fn one_operator(
             b'w' => bits |= 0o222,
             b'x' => bits |= EXECUTE,
             b'X' if operator != b'-' => if_executable = EXECUTE,
-            b'X' => {}
+            b'X' => bits |= EXECUTE,
             b's' => bits |= SET_ID,
             b't' if beyond_others => {
                 who |= STICKY;
@@ -193,7 +193,7 @@ mod tests {
             ("=rw,+X", 0o750, false, 0o777),
             ("=rw,+X", 0o640, false, 0o666),
             ("+x", 0o644, false, 0o755),
-            ("-X", 0o755, false, 0o755),
+            ("-X", 0o755, false, 0o644),
             ("go=", 0o777, false, 0o700),
             ("u=rwx-x", 0o000, false, 0o600),
             ("g=u", 0o750, false, 0o770),

@@ -39,13 +39,9 @@ fn options(target: usize) -> Options {
 /// Lowers one stage, with images that are there for the asking.
 fn graph(text: &str, target: usize) -> Result<usize, Vec<Diagnostic>> {
     let dockerfile = dockerfile::parse(text)?;
-    let plan = Plan::new(dockerfile, options(target)).map_err(|error| vec![error])?;
+    let plan = Plan::new(dockerfile, options(target))?;
     let mut images = BTreeMap::new();
-    for key in plan
-        .missing_images(&images)
-        .map_err(|error| vec![error])?
-        .into_keys()
-    {
+    for key in plan.missing_images(&images)?.into_keys() {
         let image = BaseImage {
             id: ImageId(Digest::of(key.name.as_bytes())),
             name: key.name.clone(),
@@ -56,7 +52,7 @@ fn graph(text: &str, target: usize) -> Result<usize, Vec<Diagnostic>> {
         };
         images.insert(key, image);
     }
-    let lowered = lower(&plan, &images).map_err(|error| vec![error])?;
+    let lowered = lower(&plan, &images)?;
     Ok(lowered.graph.vertices.len())
 }
 

@@ -57,8 +57,8 @@ fn found(case: &Value, covers_all: bool, actual: Option<&Platform>) -> Vec<Strin
     let text = case["dockerfile"].as_str().unwrap();
     let options = options(case);
     let checks = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
-        Some(written) => Checks::parse(written),
-        None => Checks::of_dockerfile(text),
+        Some(written) => Checks::parse(written).map_err(|error| error.to_string()),
+        None => Checks::of_dockerfile(text).map_err(|error| error.to_string()),
     };
     let checks = checks.unwrap();
     let ignore = case["dockerignore"].as_str().map(|text| {

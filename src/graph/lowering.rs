@@ -13,7 +13,7 @@ use super::plan::{Base, From, ImageKey, Plan};
 use super::remote;
 use super::{
     BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation,
-    Run, Vertex, VertexIndex, arguments,
+    Run, Trigger, Vertex, VertexIndex, arguments,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
@@ -42,9 +42,12 @@ pub struct Lowered {
 /// Lowers the stages that the target needs.
 ///
 /// # Errors
-/// A [`Diagnostic`] for the first instruction that can't be lowered: a word that can't be
-/// expanded, a value out of range, a feature that rbuild doesn't have.
-pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowered, Diagnostic> {
+/// [`Diagnostic`]s for the instructions that can't be lowered, in the order of the text: a word
+/// that can't be expanded, a value out of range, a feature that rbuild doesn't have.
+pub fn lower(
+    plan: &Plan,
+    images: &BTreeMap<ImageKey, BaseImage>,
+) -> Result<Lowered, Vec<Diagnostic>> {
     let mut lowering = Lowering {
         plan,
         images,
@@ -52,16 +55,20 @@ pub fn lower(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Result<Lowe
         image_vertices: BTreeMap::new(),
         states: BTreeMap::new(),
     };
+    let mut errors = Vec::new();
     for index in plan.reachable(images)? {
-        let state = lowering.stage(index)?;
-        lowering.states.insert(index, state);
+        if let Some(state) = lowering.stage(index, &mut errors) {
+            lowering.states.insert(index, state);
+        }
+    }
+    if !errors.is_empty() {
+        errors.sort_by_key(|error| error.span.start);
+        return Err(errors);
     }
     let target = plan.target();
     let mut state = lowering.states.remove(&target).ok_or_else(|| {
-        Diagnostic::error(
-            Span::default(),
-            "the target stage was not lowered".to_owned(),
-        )
+        let message = "the target stage was not lowered";
+        vec![Diagnostic::error(Span::default(), message)]
     })?;
     let labels = plan.options.labels.clone();
     state.config.config.labels.extend(labels);
@@ -99,6 +106,8 @@ pub(super) struct StageState {
     /// Whether the cache is not to be asked for this stage's steps.
     fresh: bool,
     pub(super) escape: char,
+    /// The ONBUILD trigger that the step at hand is.
+    trigger: Option<Trigger>,
 }
 
 /// Counts a stage's steps for the names that the user sees: `[builder 2/5]`.
@@ -158,16 +167,43 @@ impl StageState {
 }
 
 impl Lowering<'_> {
-    fn stage(&mut self, index: usize) -> Result<StageState, Diagnostic> {
-        let steps = self.plan.steps(index, self.images)?;
-        let mut state = self.start(index, &steps)?;
-        for (step, is_trigger) in &steps {
-            self.step(index, &mut state, step, *is_trigger)?;
+    /// Lowers a stage. `None` where what comes behind an error can't be judged, in it or in a
+    /// stage below it.
+    fn stage(&mut self, index: usize, errors: &mut Vec<Diagnostic>) -> Option<StageState> {
+        if let Base::Stage(base) = &self.plan.stages[index].base
+            && !self.states.contains_key(base)
+        {
+            return None;
         }
-        Ok(state)
+        let steps = self.plan.steps(index, self.images);
+        let steps = steps.map_err(|more| errors.extend(more)).ok()?;
+        let state = self.start(index, &steps);
+        let mut state = state.map_err(|error| errors.push(error)).ok()?;
+        for (step, trigger) in &steps {
+            state.trigger.clone_from(trigger);
+            if let Err(error) = self.step(index, &mut state, step, trigger.is_some()) {
+                let is_placed = error.span != Span::default();
+                errors.push(match trigger {
+                    None if is_placed => error,
+                    None => Diagnostic {
+                        span: step.span,
+                        ..error
+                    },
+                    Some(trigger) => trigger.explain(error, step.span),
+                });
+                if changes_words(&step.instruction) {
+                    return None;
+                }
+            }
+        }
+        Some(state)
     }
 
-    fn start(&mut self, index: usize, steps: &[(Step, bool)]) -> Result<StageState, Diagnostic> {
+    fn start(
+        &mut self,
+        index: usize,
+        steps: &[(Step, Option<Trigger>)],
+    ) -> Result<StageState, Diagnostic> {
         let planned = &self.plan.stages[index];
         let from_image = matches!(planned.base, Base::Image(_));
         let from_folder = matches!(planned.base, Base::Folder(_));
@@ -230,6 +266,7 @@ impl Lowering<'_> {
                         .map(Timestamp::from_seconds),
                     fresh: self.plan.is_fresh(index),
                     escape: self.plan.dockerfile.escape,
+                    trigger: None,
                 }
             }
         };
@@ -264,6 +301,7 @@ impl Lowering<'_> {
             meta: Meta {
                 name,
                 span: self.plan.dockerfile.stages[index].from.span,
+                trigger: None,
             },
         })
     }
@@ -294,7 +332,11 @@ impl Lowering<'_> {
                 operation,
                 parent: None,
                 fresh: false,
-                meta: Meta { name, span },
+                meta: Meta {
+                    name,
+                    span,
+                    trigger: None,
+                },
             }))
         };
         self.image_vertices.insert(key.clone(), vertex);
@@ -362,7 +404,7 @@ impl Lowering<'_> {
                 state.push_history(format!("WORKDIR {path}"), !makes_layer);
                 Ok(())
             }
-            Instruction::Arg(declarations) => self.arg(state, declarations, step.span),
+            Instruction::Arg(declarations) => self.arg(state, declarations),
             _ => state.metadata(step),
         }
     }
@@ -379,6 +421,7 @@ impl Lowering<'_> {
             meta: Meta {
                 name,
                 span: step.span,
+                trigger: state.trigger.clone(),
             },
         }));
     }
@@ -387,7 +430,6 @@ impl Lowering<'_> {
         &self,
         state: &mut StageState,
         declarations: &[instruction::ArgDeclaration],
-        span: Span,
     ) -> Result<(), Diagnostic> {
         let mut texts = Vec::new();
         for declaration in declarations {
@@ -395,7 +437,7 @@ impl Lowering<'_> {
             let value = if let Some(value) = self.plan.options.build_args.get(&name) {
                 Some(value.clone())
             } else if let Some(default) = &declaration.default {
-                Some(state.expand_text(&default.value, span)?)
+                Some(state.expand(default)?)
             } else {
                 self.plan.global.get(&name).map(str::to_owned)
             };
@@ -471,6 +513,11 @@ fn makes_layer(instruction: &Instruction) -> bool {
         instruction,
         Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
     )
+}
+
+/// Whether the words of later instructions depend on this one.
+fn changes_words(instruction: &Instruction) -> bool {
+    matches!(instruction, Instruction::Arg(_) | Instruction::Env(_))
 }
 
 fn refuse_absent(run: &instruction::Run, span: Span) -> Result<(), Diagnostic> {

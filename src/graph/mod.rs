@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::digest::{BlobDigest, DiffId, ImageId};
+use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
 use crate::image::config::ImageConfig;
@@ -18,7 +19,7 @@ use crate::platform::Platform;
 use crate::sandbox::Ulimit;
 use crate::store::LayerId;
 
-mod arguments;
+pub mod arguments;
 mod chmod;
 #[cfg(test)]
 mod corpus;
@@ -29,6 +30,7 @@ pub mod lint;
 pub mod lowering;
 mod metadata;
 mod mounts;
+pub mod outline;
 pub mod plan;
 mod remote;
 mod transfer;
@@ -61,6 +63,27 @@ pub struct Meta {
     pub name: String,
     /// The instruction in the Dockerfile.
     pub span: Span,
+    /// Where the instruction comes from, if it is an ONBUILD trigger: then `span` is the FROM that
+    /// brought it.
+    pub trigger: Option<Trigger>,
+}
+
+/// Which ONBUILD trigger a step is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trigger {
+    /// The instruction behind ONBUILD.
+    pub text: String,
+    /// The image or the stage that has it, as the user knows it.
+    pub owner: String,
+}
+
+impl Trigger {
+    /// A diagnostic of the trigger's own text, as one of the line at `span` that brought it.
+    pub fn explain(&self, one: Diagnostic, span: Span) -> Diagnostic {
+        let text = masked_in_place(&self.text);
+        let note = format!("this is the ONBUILD trigger `{text}` of {}", self.owner);
+        Diagnostic { span, ..one }.with_note(note)
+    }
 }
 
 /// One step: an operation on top of the file system of `parent`.

@@ -2,7 +2,7 @@
 
 use super::lowering::{Lowering, StageState, absent, absolute};
 use super::{FileSystem, Mount, MountKind, arguments};
-use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::diagnostic::{Diagnostic, Kind};
 use crate::dockerfile::expansion;
 use crate::dockerfile::instruction;
 use crate::dockerfile::span::{Span, Spanned};
@@ -15,25 +15,20 @@ pub(super) fn lower(
     state: &StageState,
     mount: &Spanned<instruction::Mount>,
 ) -> Result<Mount, Diagnostic> {
-    let span = mount.span;
+    let (span, text) = (mount.span, &mount.value.text);
+    let from_span = mount.value.from_span(span);
     let written = &mount.value.kind;
     let mount = mount
         .value
         .expand(&|text| expansion::expand(text, &state.lookup(), state.escape))
-        .map_err(|error| {
-            let diagnostic = Diagnostic::error(span, error.message);
-            match error.help {
-                Some(help) => diagnostic.with_help(help),
-                None => diagnostic,
-            }
-        })?;
+        .map_err(|error| error.diagnostic(Kind::Error, text, span))?;
     let cwd = absolute("/", &state.config.config.working_dir);
     let target = mount.target.as_deref();
     let kind = match mount.kind {
         instruction::MountKind::Bind {
             source, read_write, ..
         } => MountKind::Bind {
-            from: source_of(lowering, index, written, span)?,
+            from: source_of(lowering, index, written, from_span)?,
             source: absolute("/", source.as_deref().unwrap_or_default()),
             read_write,
         },
@@ -47,7 +42,7 @@ pub(super) fn lower(
             source,
             ..
         } => MountKind::Cache {
-            from: match source_of(lowering, index, written, span)? {
+            from: match source_of(lowering, index, written, from_span)? {
                 FileSystem::Context => None,
                 from => Some((from, absolute("/", source.as_deref().unwrap_or_default()))),
             },

@@ -5,17 +5,19 @@
 //! only then can the plan be lowered. Stages that the target doesn't need are never looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::arguments;
 use super::environment::Environment;
-use super::{BaseImage, NetworkMode, RunSettings};
+use super::{BaseImage, NetworkMode, RunSettings, Trigger};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::instruction::{Instruction, Step};
+use crate::dockerfile::nearest::nearest;
 use crate::dockerfile::span::Span;
 use crate::dockerfile::stages::{self, Reference, Referent};
 use crate::dockerfile::{self, Dockerfile, expansion};
-use crate::platform::Platform;
+use crate::platform::{self, Platform};
 use crate::reference;
 
 /// What the user asked for, as far as it changes the graph.
@@ -82,6 +84,19 @@ pub struct ImageKey {
     pub platform: Platform,
 }
 
+/// Who asks for an image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImageUse {
+    /// Where its name stands; the FROM that brought it where an ONBUILD trigger names it.
+    pub span: Span,
+    /// In which stage.
+    pub stage: usize,
+    /// Whether that is the stage's FROM, and not a `--from`.
+    pub is_base: bool,
+    /// The trigger that names it.
+    pub trigger: Option<Trigger>,
+}
+
 /// What a stage starts from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Base {
@@ -127,15 +142,25 @@ impl Plan {
     /// Expands the FROM lines and finds the target.
     ///
     /// # Errors
-    /// A [`Diagnostic`] for an argument that can't be expanded, a bad platform, an unknown target.
-    pub fn new(dockerfile: Dockerfile, options: Options) -> Result<Self, Diagnostic> {
-        let global = arguments::global(&dockerfile, &options)?;
+    /// [`Diagnostic`]s for arguments that can't be expanded, bad platforms, an unknown target.
+    pub fn new(dockerfile: Dockerfile, options: Options) -> Result<Self, Vec<Diagnostic>> {
+        let global = arguments::global(&dockerfile, &options).map_err(|one| vec![one])?;
+        let mut errors = Vec::new();
         let mut stages: Vec<PlannedStage> = Vec::new();
         for (index, stage) in dockerfile.stages.iter().enumerate() {
-            let planned = plan_stage(index, stage, &dockerfile, &global, &options)?;
-            stages.push(planned);
+            match plan_stage(index, stage, &dockerfile, &global, &options) {
+                Ok(planned) => stages.push(planned),
+                Err(error) => errors.push(error),
+            }
         }
-        let target = stages::target(&dockerfile, options.target.as_deref())?;
+        let target = stages::target(&dockerfile, options.target.as_deref());
+        let target = target.unwrap_or_else(|error| {
+            errors.push(error);
+            0
+        });
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         Ok(Self {
             dockerfile,
             options,
@@ -162,9 +187,9 @@ impl Plan {
     pub(super) fn images(
         &self,
         known: &BTreeMap<ImageKey, BaseImage>,
-    ) -> Result<Vec<(ImageKey, Span)>, Diagnostic> {
+    ) -> Result<Vec<(ImageKey, Span)>, Vec<Diagnostic>> {
         let mut uses = Vec::new();
-        self.visit(known, &mut |key, span| uses.push((key.clone(), span)))?;
+        self.visit(known, &mut |key, used| uses.push((key.clone(), used.span)))?;
         uses.sort_by_key(|(_, span)| span.first_line);
         Ok(uses)
     }
@@ -188,6 +213,35 @@ impl Plan {
             .collect()
     }
 
+    /// The names of the stages of these numbers that have one.
+    pub fn stage_names(&self, numbers: impl RangeBounds<usize>) -> impl Iterator<Item = &str> {
+        let stages = self.dockerfile.stages.iter().enumerate();
+        let stages = stages.filter(move |(number, _)| numbers.contains(number));
+        stages.filter_map(|(_, stage)| Some(stage.from.value.name.as_ref()?.value.as_str()))
+    }
+
+    /// The names of `--build-context`.
+    pub fn context_names(&self) -> impl Iterator<Item = &str> {
+        self.options.contexts.keys().map(String::as_str)
+    }
+
+    /// The instruction at a place.
+    pub fn step_at(&self, span: Span) -> Option<&Step> {
+        let steps = self.dockerfile.stages.iter();
+        let mut steps = steps.flat_map(|stage| &stage.instructions);
+        steps.find(|step| step.span == span)
+    }
+
+    /// The USER that is in force at the instruction at a place, in the same stage.
+    pub fn user_before(&self, span: Span) -> Option<&Step> {
+        let mut stages = self.dockerfile.stages.iter();
+        let stage = stages.rfind(|stage| stage.from.span.start < span.start)?;
+        let mut steps = stage.instructions.iter();
+        steps.rfind(|step| {
+            step.span.start < span.start && matches!(step.instruction, Instruction::User(_))
+        })
+    }
+
     /// Whether a stage has this name or number, as `--target` understands it.
     fn is_called(&self, index: usize, name: &str) -> bool {
         let own = &self.dockerfile.stages[index].from.value.name;
@@ -196,8 +250,8 @@ impl Plan {
             || name.parse() == Ok(index)
     }
 
-    /// Build arguments that no ARG takes and that mean nothing by themselves.
-    pub fn unused_arguments(&self) -> Vec<&str> {
+    /// The names that ARGs declare.
+    pub fn declared_arguments(&self) -> BTreeSet<&str> {
         let mut declared: BTreeSet<&str> = BTreeSet::new();
         let globals = self
             .dockerfile
@@ -212,6 +266,12 @@ impl Plan {
                 }
             }
         }
+        declared
+    }
+
+    /// Build arguments that no ARG takes and that mean nothing by themselves.
+    pub fn unused_arguments(&self) -> Vec<&str> {
+        let declared = self.declared_arguments();
         let names = self.options.build_args.keys().map(String::as_str);
         names
             .filter(|name| {
@@ -224,18 +284,18 @@ impl Plan {
             .collect()
     }
 
-    /// Images that the target needs and `known` doesn't have, each with the line that asks for it.
+    /// Images that the target needs and `known` doesn't have, each with the place that asks for it.
     ///
     /// # Errors
-    /// A [`Diagnostic`] for a reference to a later stage or a bad ONBUILD trigger.
+    /// [`Diagnostic`]s for references to later stages and bad ONBUILD triggers.
     pub fn missing_images(
         &self,
         known: &BTreeMap<ImageKey, BaseImage>,
-    ) -> Result<BTreeMap<ImageKey, Span>, Diagnostic> {
+    ) -> Result<BTreeMap<ImageKey, ImageUse>, Vec<Diagnostic>> {
         let mut missing = BTreeMap::new();
-        self.visit(known, &mut |key, span| {
+        self.visit(known, &mut |key, used| {
             if !known.contains_key(key) {
-                missing.entry(key.clone()).or_insert(span);
+                missing.entry(key.clone()).or_insert(used);
             }
         })?;
         Ok(missing)
@@ -245,16 +305,17 @@ impl Plan {
     pub(super) fn reachable(
         &self,
         known: &BTreeMap<ImageKey, BaseImage>,
-    ) -> Result<BTreeSet<usize>, Diagnostic> {
+    ) -> Result<BTreeSet<usize>, Vec<Diagnostic>> {
         self.visit(known, &mut |_, _| {})
     }
 
     fn visit(
         &self,
         known: &BTreeMap<ImageKey, BaseImage>,
-        image: &mut dyn FnMut(&ImageKey, Span),
-    ) -> Result<BTreeSet<usize>, Diagnostic> {
+        image: &mut dyn FnMut(&ImageKey, ImageUse),
+    ) -> Result<BTreeSet<usize>, Vec<Diagnostic>> {
         let mut seen = BTreeSet::new();
+        let mut errors = Vec::new();
         let mut open = self.wanted.clone();
         while let Some(index) = open.pop() {
             if !seen.insert(index) {
@@ -264,32 +325,77 @@ impl Plan {
             match &stage.base {
                 Base::Scratch | Base::Folder(_) => {}
                 Base::Stage(base) => open.push(*base),
-                Base::Image(key) => image(key, self.dockerfile.stages[index].from.span),
+                Base::Image(key) => {
+                    let used = ImageUse {
+                        span: self.dockerfile.stages[index].from.value.image.span,
+                        stage: index,
+                        is_base: true,
+                        trigger: None,
+                    };
+                    image(key, used);
+                }
             }
-            for (step, _) in self.steps(index, known)? {
+            let steps = self.steps(index, known).unwrap_or_else(|more| {
+                errors.extend(more);
+                Vec::new()
+            });
+            for (step, trigger) in steps {
                 for reference in stages::references(&step.instruction) {
-                    match self.from(&reference, index)? {
-                        From::Scratch | From::Folder(_) => {}
-                        From::Stage(other) => open.push(other),
-                        From::Image(key) => image(&key, step.span),
+                    match self.from(&reference, index) {
+                        Ok(From::Scratch | From::Folder(_)) => {}
+                        Ok(From::Stage(other)) => open.push(other),
+                        Ok(From::Image(key)) => {
+                            let used = ImageUse {
+                                span: match &trigger {
+                                    None => reference.name().span,
+                                    Some(_) => step.span,
+                                },
+                                stage: index,
+                                is_base: false,
+                                trigger: trigger.clone(),
+                            };
+                            image(&key, used);
+                        }
+                        Err(error) => errors.push(match &trigger {
+                            None => error,
+                            Some(trigger) => trigger.explain(error, step.span),
+                        }),
                     }
                 }
             }
         }
-        Ok(seen)
+        if errors.is_empty() {
+            return Ok(seen);
+        }
+        errors.sort_by_key(|error| error.span.start);
+        Err(errors)
     }
 
-    /// The steps of a stage: its base's ONBUILD triggers, then its own. The flag says which
-    /// are triggers.
+    /// The steps of a stage: its base's ONBUILD triggers, each with where it comes from, then its
+    /// own.
     pub(super) fn steps(
         &self,
         index: usize,
         known: &BTreeMap<ImageKey, BaseImage>,
-    ) -> Result<Vec<(Step, bool)>, Diagnostic> {
+    ) -> Result<Vec<(Step, Option<Trigger>)>, Vec<Diagnostic>> {
         let span = self.dockerfile.stages[index].from.span;
         let mut steps = Vec::new();
+        let mut errors = Vec::new();
+        let mut read = |text: &str, owner: String| {
+            let trigger = Trigger {
+                text: text.lines().next().unwrap_or_default().to_owned(),
+                owner,
+            };
+            match dockerfile::parse_trigger(text) {
+                Ok(step) => steps.push((Step { span, ..step }, Some(trigger))),
+                Err(more) => {
+                    let more = more.into_iter().map(|one| trigger.explain(one, span));
+                    errors.extend(more);
+                }
+            }
+        };
         if self.stages[index].is_replaced {
-            return Ok(steps);
+            return Ok(Vec::new());
         }
         match &self.stages[index].base {
             Base::Scratch | Base::Folder(_) => {}
@@ -298,7 +404,7 @@ impl Plan {
                 let is_replaced = self.stages[*base].is_replaced;
                 for step in above.iter().filter(|_| !is_replaced) {
                     if let Instruction::Onbuild { text, .. } = &step.instruction {
-                        steps.push((trigger(text, span)?, true));
+                        read(text, format!("the stage `{}`", self.stages[*base].name));
                     }
                 }
             }
@@ -307,20 +413,24 @@ impl Plan {
                     .get(key)
                     .map(|image| image.config.config.on_build.as_slice());
                 for text in triggers.into_iter().flatten() {
-                    steps.push((trigger(text, span)?, true));
+                    read(text, format!("the image `{}`", key.name));
                 }
             }
         }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let own = &self.dockerfile.stages[index].instructions;
-        steps.extend(own.iter().map(|step| (step.clone(), false)));
+        steps.extend(own.iter().map(|step| (step.clone(), None)));
         Ok(steps)
     }
 
     /// What a `--from` or `from=` in stage `current` means.
     pub(super) fn from(&self, reference: &Reference, current: usize) -> Result<From, Diagnostic> {
-        let (name, found) = match reference {
-            Reference::Copy(name) => (name, stages::copy_from(&self.dockerfile, current, name)),
-            Reference::Mount(name) => (name, stages::mount_from(&self.dockerfile, current, name)),
+        let name = reference.name();
+        let found = match reference {
+            Reference::Copy(name) => stages::copy_from(&self.dockerfile, current, name),
+            Reference::Mount(name) => stages::mount_from(&self.dockerfile, current, name),
         };
         Ok(match found? {
             Referent::Stage(index) => match &self.stages[index] {
@@ -342,6 +452,36 @@ impl Plan {
             },
         })
     }
+}
+
+/// Reads the value of `FROM --platform`, which is written as `word` and expands to `text`.
+fn parse_platform(
+    word: &dockerfile::instruction::Word,
+    text: &str,
+    global: &Environment,
+) -> Result<Platform, Diagnostic> {
+    if text.is_empty() {
+        let message = format!("empty platform value from expression {}", word.value);
+        let error = Diagnostic::error(word.span, message);
+        let names = global.pairs().iter().map(|(name, _)| name.as_str());
+        let written = word.value.trim_matches(['$', '{', '}']);
+        return Err(match nearest(written, names) {
+            Some(near) => error.with_label(format!("did you mean `${near}`?")),
+            None => error.with_help("give the ARG a default, or pass --build-arg"),
+        });
+    }
+    text.parse().map_err(|error: platform::InvalidPlatform| {
+        let message = match error.0 == word.value {
+            true => format!("failed to parse platform {text}"),
+            false => format!("failed to parse platform {} = {text}", word.value),
+        };
+        let help = "write OS/ARCHITECTURE[/VARIANT], such as linux/arm64 or linux/arm/v7";
+        let error = Diagnostic::error(word.span, message).with_help(help);
+        match platform::nearest(text) {
+            Some(near) => error.with_label(format!("did you mean `{near}`?")),
+            None => error,
+        }
+    })
 }
 
 fn plan_stage(
@@ -369,17 +509,7 @@ fn plan_stage(
         None => options.platform.clone(),
         Some(word) => {
             let text = expand(word)?;
-            if text.is_empty() {
-                let message = format!("empty platform value from expression {}", word.value);
-                return Err(Diagnostic::error(word.span, message)
-                    .with_help("give the ARG a default, or pass --build-arg"));
-            }
-            text.parse().map_err(|error| {
-                Diagnostic::error(
-                    word.span,
-                    format!("failed to parse platform {}: {error}", word.value),
-                )
-            })?
+            parse_platform(word, &text, global)?
         }
     };
     let name = from.name.as_ref().map(|name| name.value.clone());
@@ -410,20 +540,4 @@ fn plan_stage(
         name: name.unwrap_or_else(|| format!("stage-{index}")),
         is_replaced,
     })
-}
-
-/// Parses an ONBUILD trigger; errors and steps point at the FROM line that brought it.
-fn trigger(text: &str, span: Span) -> Result<Step, Diagnostic> {
-    let bad = |message: String| {
-        Diagnostic::error(
-            span,
-            format!("ONBUILD trigger `{text}` of the base image: {message}"),
-        )
-    };
-    let step = dockerfile::parse_trigger(text).map_err(|diagnostics| {
-        bad(diagnostics
-            .first()
-            .map_or_else(String::new, |d| d.message.clone()))
-    })?;
-    Ok(Step { span, ..step })
 }

@@ -63,12 +63,12 @@ impl StageState {
         message.push_str(&format!(" {destination}"));
         let destination = self.destination(&destination);
         if sources.len() > 1 && !destination.ends_with('/') {
-            return Self::refuse(
-                transfer.destination.span,
-                format!(
-                    "When using {instruction} with more than one source file, the destination must be a directory and end with a /"
-                ),
+            let message = format!(
+                "When using {instruction} with more than one source file, the destination must be a directory and end with a /"
             );
+            let written = &transfer.destination;
+            return Self::refuse(written.span, message)
+                .map_err(|one: Diagnostic| one.with_help(format!("write `{}/`", written.value)));
         }
         let copy = Copy {
             from,

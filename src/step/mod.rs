@@ -30,7 +30,7 @@ use crate::solver::events::{EventSink, Working};
 use crate::store::{BuildLogs, CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
-pub use self::copy::CopyError;
+pub use self::copy::{CopyError, Missing};
 pub use self::image::{layers_of, register_origins};
 pub use self::owner::UnknownOwner;
 pub use self::run::{RunError, signal_name};

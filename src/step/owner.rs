@@ -3,6 +3,7 @@
 //! The files come from the snapshot's view, never from the machine.
 
 use super::copy::Owner;
+use crate::dockerfile::nearest::nearest;
 
 /// Who a step runs as.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -19,11 +20,25 @@ pub(super) struct ExecUser {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownOwner {
     /// A user.
-    #[error("unable to find user {0}: no matching entries in passwd file")]
-    User(String),
+    #[error("unable to find user {name}: no matching entries in passwd file")]
+    User {
+        /// Its name.
+        name: String,
+        /// The name of the image's that is nearest.
+        nearest: Option<String>,
+        /// Whether the image knows no user at all.
+        knows_none: bool,
+    },
     /// A group.
-    #[error("unable to find group {0}: no matching entries in group file")]
-    Group(String),
+    #[error("unable to find group {name}: no matching entries in group file")]
+    Group {
+        /// Its name.
+        name: String,
+        /// The name of the image's that is nearest.
+        nearest: Option<String>,
+        /// Whether the image knows no group at all.
+        knows_none: bool,
+    },
 }
 
 struct User<'a> {
@@ -86,7 +101,19 @@ impl Accounts {
         if let Some(group) = self.groups().find(|group| group.name == text) {
             return Ok(group.gid);
         }
-        id(text).ok_or_else(|| UnknownOwner::Group(text.to_owned()))
+        id(text).ok_or_else(|| UnknownOwner::Group {
+            name: text.to_owned(),
+            nearest: nearest(text, self.groups().map(|group| group.name)).map(str::to_owned),
+            knows_none: self.groups().next().is_none(),
+        })
+    }
+
+    fn unknown_user(&self, name: &str) -> UnknownOwner {
+        UnknownOwner::User {
+            name: name.to_owned(),
+            nearest: nearest(name, self.users().map(|user| user.name)).map(str::to_owned),
+            knows_none: self.users().next().is_none(),
+        }
     }
 
     /// `--chown`: a number without a group is its own group.
@@ -100,7 +127,7 @@ impl Accounts {
             let user = self
                 .users()
                 .find(|u| u.name == user)
-                .ok_or_else(|| UnknownOwner::User(user.to_owned()))?;
+                .ok_or_else(|| self.unknown_user(user))?;
             (user.uid, user.gid)
         };
         let gid = match group {
@@ -134,7 +161,7 @@ impl Accounts {
         let (uid, own_group, home) = match (&user, number) {
             (Some(user), _) => (user.uid, user.gid, user.home),
             (None, Some(uid)) => (uid, 0, ""),
-            (None, None) => return Err(UnknownOwner::User(name.to_owned())),
+            (None, None) => return Err(self.unknown_user(name)),
         };
         let mut groups = Vec::new();
         if group.is_none()
@@ -195,11 +222,19 @@ mod tests {
         }
         assert_eq!(
             accounts().owner("nobody"),
-            Err(UnknownOwner::User("nobody".into()))
+            Err(UnknownOwner::User {
+                name: "nobody".into(),
+                nearest: None,
+                knows_none: false
+            })
         );
         assert_eq!(
-            accounts().owner("0:nobody"),
-            Err(UnknownOwner::Group("nobody".into()))
+            accounts().owner("0:wbe"),
+            Err(UnknownOwner::Group {
+                name: "wbe".into(),
+                nearest: Some("web".into()),
+                knows_none: false
+            })
         );
     }
 

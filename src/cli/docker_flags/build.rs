@@ -69,7 +69,6 @@ pub(super) static FLAGS: &[Flag] = &[
         "device",
         "RUN steps see Docker's default devices and no others",
     ),
-    Flag::refused("format", "images are written as OCI images: drop the flag"),
     Flag::value("memory", no_limit, NO_LIMITS).short('m'),
     Flag::value("memory-swap", no_limit, NO_LIMITS),
     Flag::refused("policy", NO_POLICIES),

@@ -155,7 +155,7 @@ fn errors_say_what_is_wrong() {
         let error = expand(word, &lookup, '\\').unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("failed to process \"{word}\": {expected}")
+            format!("failed to process {word:?}: {expected}")
         );
     }
 }

@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::Rule;
+use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::nearest::nearest;
+use crate::dockerfile::span::{Span, Spanned};
 use crate::dockerfile::syntax::Directives;
 use crate::dockerfile::values;
 
@@ -16,13 +19,44 @@ use crate::dockerfile::values;
 #[non_exhaustive]
 pub enum ChecksError {
     /// There is no such option.
-    #[error(
-        "invalid check option {0:?}; options are `skip=`, `experimental=` and `error=`, with `;` between them"
-    )]
+    #[error("invalid check option {0:?}")]
     Unknown(String),
     /// `error=` with something else than true or false.
-    #[error("failed to parse check option {0:?}; write `error=true` or `error=false`")]
+    #[error("failed to parse check option {0:?}")]
     NotBoolean(String),
+}
+
+impl ChecksError {
+    /// What to do.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => {
+                "options are `skip=`, `experimental=` and `error=`, with `;` between them"
+            }
+            Self::NotBoolean(_) => "write `error=true` or `error=false`",
+        }
+    }
+
+    /// The error as one of a `# check=` line that holds `value`.
+    fn diagnostic(&self, value: &Spanned<String>, line: &str) -> Diagnostic {
+        let (Self::Unknown(written) | Self::NotBoolean(written)) = self;
+        let place = line.find(value.value.as_str()).and_then(|at| {
+            let at = at + value.value.find(written.as_str())?;
+            let start = value.span.start + at;
+            let end = start + written.len();
+            Some(Span {
+                start,
+                end,
+                ..value.span
+            })
+        });
+        let message = format!("failed to parse check options: {self}");
+        let error = Diagnostic::error(place.unwrap_or(value.span), message);
+        match nearest(written, ["skip", "experimental", "error"]) {
+            Some(near) => error.with_label(format!("did you mean `{near}`?")),
+            None => error.with_help(self.help()),
+        }
+    }
 }
 
 /// Some rules by name, or all. A name that is no rule's chooses nothing, as rules come and go.
@@ -73,6 +107,8 @@ pub struct Checks {
     skipped: Selection,
     experimental: Selection,
     is_error: bool,
+    /// The names as they were written, in order.
+    written: Vec<String>,
 }
 
 impl Checks {
@@ -80,11 +116,15 @@ impl Checks {
     ///
     /// # Errors
     /// When its `# check=` can't be read.
-    pub fn of_dockerfile(text: &str) -> Result<Self, ChecksError> {
+    pub fn of_dockerfile(text: &str) -> Result<Self, Diagnostic> {
         // mistakes in directives are told by whoever parses the whole
         let directives = Directives::read(text, &mut Vec::new());
-        let check = directives.check.map(|directive| directive.value);
-        Self::parse(&check.unwrap_or_default())
+        let Some(check) = directives.check else {
+            return Ok(Self::default());
+        };
+        let line = text.get(check.span.start..check.span.end);
+        Self::parse(&check.value)
+            .map_err(|error| error.diagnostic(&check, line.unwrap_or_default()))
     }
 
     /// Reads `skip=A,B;experimental=C;error=true`.
@@ -99,6 +139,10 @@ impl Checks {
         for option in options.trim().splitn(3, ';') {
             let unknown = || ChecksError::Unknown(option.to_owned());
             let (name, value) = option.split_once('=').ok_or_else(unknown)?;
+            if matches!(name.trim(), "skip" | "experimental") {
+                let names = value.split(',').map(|name| name.trim().to_owned());
+                checks.written.extend(names);
+            }
             match name.trim() {
                 "skip" => checks.skipped = Selection::read(value),
                 "experimental" => checks.experimental = Selection::read(value),
@@ -116,12 +160,7 @@ impl Checks {
     /// that can't be read is a comment like any other. Text behind a blank is a remark.
     #[must_use]
     pub fn with_comments(&self, comments: &[String]) -> Cow<'_, Self> {
-        let options = comments.iter().find_map(|comment| {
-            let (name, value) = comment.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("check").then_some(value)
-        });
-        let options = options.and_then(|options| options.split_whitespace().next());
-        match options.map(Self::parse) {
+        match Self::comment(comments).map(Self::parse) {
             Some(Ok(local)) => {
                 let mut joined = self.clone();
                 joined.skipped.add(local.skipped);
@@ -130,6 +169,21 @@ impl Checks {
             }
             _ => Cow::Borrowed(self),
         }
+    }
+
+    /// The options of the first `check=` among the comments above an instruction.
+    pub(super) fn comment(comments: &[String]) -> Option<&str> {
+        let options = comments.iter().find_map(|comment| {
+            let (name, value) = comment.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("check").then_some(value)
+        });
+        options.and_then(|options| options.split_whitespace().next())
+    }
+
+    /// The names in `skip=` and `experimental=`.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let written = self.written.iter().map(String::as_str);
+        written.filter(|name| !name.is_empty() && *name != "all")
     }
 
     /// Whether a rule is looked at. An experimental one is never skipped: it is left out until

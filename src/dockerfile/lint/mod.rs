@@ -9,12 +9,14 @@
 //! say. Pure: text in, warnings out.
 
 mod checks;
+mod names;
 mod report;
 mod rules;
 mod text;
 
 use super::span::Span;
 pub use checks::{Checks, ChecksError};
+pub use names::unknown_names;
 pub(super) use report::location;
 pub use report::{Report, excerpt, lines};
 pub use rules::Rule;

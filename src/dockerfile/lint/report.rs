@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::Warning;
-use crate::dockerfile::diagnostic::clean;
+use crate::dockerfile::diagnostic::{Diagnostic, clean};
 
 /// What was found in one Dockerfile.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,21 +19,21 @@ pub struct Report {
     pub text: String,
     /// The warnings, as they were found.
     pub warnings: Vec<Warning>,
-    /// What keeps it from being built, and the lines that it stands on.
-    pub error: Option<(String, usize, usize)>,
+    /// What keeps it from being built, in the order of the text.
+    pub errors: Vec<Diagnostic>,
 }
 
 impl Report {
     /// Whether there is nothing to say.
     pub fn is_clean(&self) -> bool {
-        self.warnings.is_empty() && self.error.is_none()
+        self.warnings.is_empty() && self.errors.is_empty()
     }
 
     /// For people: how many, then each with its lines, in the order of the text.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         let _ = match self.warnings.len() {
-            0 if self.error.is_some() => Ok(()),
+            0 if !self.errors.is_empty() => Ok(()),
             0 => writeln!(out, "Check complete, no warnings found."),
             1 => writeln!(out, "Check complete, 1 warning has been found!"),
             many => writeln!(out, "Check complete, {many} warnings have been found!"),
@@ -52,7 +52,8 @@ impl Report {
         out
     }
 
-    /// For programs: one object, as BuildKit's `frontend.lint` answers.
+    /// For programs: one object, as BuildKit's `frontend.lint` answers. That has a `buildError` at
+    /// the most; `buildErrors` has all of them, each with what else is said of it.
     pub fn to_json(&self) -> String {
         let warnings = self.warnings.iter().map(|warning| {
             let mut object = serde_json::Map::new();
@@ -76,12 +77,44 @@ impl Report {
                 "data": BASE64.encode(&self.text),
             }],
         });
-        if let (Some((message, first, last)), Some(object)) = (&self.error, report.as_object_mut())
-        {
-            let error = json!({"message": message, "location": location(*first, *last)});
+        if let (Some(first), Some(object)) = (self.errors.first(), report.as_object_mut()) {
+            let location = self.range(first);
+            let error = json!({"message": first.to_string(), "location": location});
             object.insert("buildError".to_owned(), error);
+            let all = self.errors.iter().map(|error| self.error(error));
+            object.insert("buildErrors".to_owned(), all.collect());
         }
         format!("{report:#}\n")
+    }
+
+    fn error(&self, error: &Diagnostic) -> Value {
+        let mut object = serde_json::Map::new();
+        let mut set = |key: &str, value: Value| object.insert(key.to_owned(), value);
+        set("message", error.to_string().into());
+        set("location", self.range(error));
+        if !error.label.is_empty() {
+            set("label", error.label.as_str().into());
+        }
+        if !error.notes.is_empty() {
+            set("notes", error.notes.clone().into());
+        }
+        if let Some(help) = &error.help {
+            set("help", help.as_str().into());
+        }
+        Value::Object(object)
+    }
+
+    /// The place of an error, to the character, in the form that BuildKit's answers have.
+    fn range(&self, error: &Diagnostic) -> Value {
+        let Some(range) = error.range(&self.text) else {
+            return json!({});
+        };
+        let position = |(line, character): (usize, usize)| match character {
+            // as BuildKit leaves it out
+            0 => json!({"line": line}),
+            _ => json!({"line": line, "character": character}),
+        };
+        json!({"ranges": [{"start": position(range.start), "end": position(range.end)}]})
     }
 }
 

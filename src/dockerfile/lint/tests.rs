@@ -1,4 +1,5 @@
 use super::*;
+use crate::dockerfile::diagnostic::Diagnostic;
 
 fn found(dockerfile: &str) -> Vec<String> {
     let checks = Checks::of_dockerfile(dockerfile).unwrap();
@@ -62,7 +63,7 @@ fn report(dockerfile: &str) -> Report {
         file: "Dockerfile".to_owned(),
         text: dockerfile.to_owned(),
         warnings: text(dockerfile, &Checks::default()),
-        error: None,
+        errors: Vec::new(),
     }
 }
 
@@ -92,8 +93,22 @@ fn the_text_shows_the_lines_meant() {
 #[test]
 fn the_json_is_buildkits() {
     let mut report = report("FROM a AS B\n");
-    report.error = Some(("no such thing".to_owned(), 0, 0));
+    let place = Span {
+        start: 5,
+        end: 6,
+        first_line: 1,
+        last_line: 1,
+    };
+    report.errors = vec![
+        Diagnostic::error(place, "no such thing").with_label("that"),
+        Diagnostic::error(Span::default(), "nor this")
+            .with_note("so")
+            .with_help("do"),
+    ];
     let value: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    let at = serde_json::json!({
+        "ranges": [{"start": {"line": 1, "character": 5}, "end": {"line": 1, "character": 6}}],
+    });
     assert_eq!(
         value,
         serde_json::json!({
@@ -109,7 +124,11 @@ fn the_json_is_buildkits() {
                 "language": "Dockerfile",
                 "data": "RlJPTSBhIEFTIEIK",
             }],
-            "buildError": {"message": "no such thing", "location": {}},
+            "buildError": {"message": "no such thing", "location": at.clone()},
+            "buildErrors": [
+                {"message": "no such thing", "location": at, "label": "that"},
+                {"message": "nor this", "location": {}, "notes": ["so"], "help": "do"},
+            ],
         })
     );
 }

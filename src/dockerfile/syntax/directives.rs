@@ -7,6 +7,9 @@ use super::super::diagnostic::Diagnostic;
 use super::super::span::Spanned;
 use super::lines::{Line, Lines};
 
+/// The names of all directives.
+pub const DIRECTIVES: [&str; 3] = ["check", "escape", "syntax"];
+
 /// The directives of a Dockerfile, as written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Directives {
@@ -30,11 +33,13 @@ impl Directives {
                 break;
             };
             let span = line.span();
+            if !DIRECTIVES.contains(&name.as_str()) {
+                break;
+            }
             let seen = match name.as_str() {
                 "syntax" => found.syntax.is_some(),
                 "check" => found.check.is_some(),
-                "escape" => found.escape.is_some(),
-                _ => break,
+                _ => found.escape.is_some(),
             };
             if seen {
                 errors.push(

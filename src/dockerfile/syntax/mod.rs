@@ -12,7 +12,7 @@ mod words;
 use super::diagnostic::Diagnostic;
 use super::instruction::Word;
 use super::span::{Span, Spanned};
-pub use directives::Directives;
+pub use directives::{DIRECTIVES, Directives};
 pub use heredoc::{RawHeredoc, heredoc_mark};
 use lines::{Line, Lines, LogicalLine, Piece, strip_continuation};
 use words::{Located, json_strings, split_blanks, split_first, split_quoted, take_flags};

@@ -8,6 +8,7 @@
 mod ahead;
 mod archive;
 mod destination;
+mod missing;
 mod parents;
 mod selection;
 
@@ -39,8 +40,8 @@ const DIRECTORY_MODE: u32 = 0o755;
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// A source that isn't there.
-    #[error("`{0}`: not found")]
-    NotFound(String),
+    #[error("`{}`: not found", .0.path)]
+    NotFound(Box<Missing>),
     /// A file where a directory would have to be.
     #[error("cannot copy to non-directory: {0}")]
     NotADirectory(String),
@@ -80,6 +81,23 @@ pub enum CopyError {
     /// The build was stopped.
     #[error("canceled")]
     Canceled,
+}
+
+/// A path that isn't there, and what is in its stead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Missing {
+    /// The path, absolute.
+    pub path: String,
+    /// Which of the sources it is.
+    pub source: usize,
+    /// A path that is there, and whose name is near.
+    pub nearest: Option<String>,
+    /// The last directory on the way that is there.
+    pub directory: String,
+    /// The first names in it.
+    pub names: Vec<String>,
+    /// Whether there are more.
+    pub has_more: bool,
 }
 
 /// Who owns what a step makes.
@@ -144,6 +162,7 @@ pub(super) fn select(
         cancel,
         scratch,
         source: &Cell::new(0),
+        written: &Cell::new(0),
     };
     selector.select(&mut destination, origins.fetched)?;
     Ok(Selection {

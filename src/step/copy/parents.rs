@@ -6,7 +6,7 @@
 
 use super::CopyError;
 use super::ahead::{Ahead, Listed};
-use super::destination::{Bytes, Destination, Item, display};
+use super::destination::{Bytes, Destination, Item};
 use super::selection::{Selector, below};
 use crate::ignore::{Matcher, has_wildcards};
 use crate::layer::entry::{EntryKind, join_path};
@@ -49,7 +49,7 @@ impl Selector<'_> {
         let is_wild = has_wildcards(root);
         let must_exist = !is_wild && !has_wildcards(pattern.as_bytes());
         for root in self.expand_wildcards(root)? {
-            let wanted = || CopyError::NotFound(display(&join_path(&root, pattern.as_bytes())));
+            let wanted = || self.not_found(&join_path(&root, pattern.as_bytes()));
             let tree = self.tree.ok_or_else(wanted)?;
             let node = tree.lookup(&root, true)?.ok_or_else(wanted)?;
             if !node.entry.is_directory() {

@@ -31,6 +31,8 @@ pub(super) struct Selector<'a> {
     pub(super) scratch: &'a dyn Fn() -> std::io::Result<std::fs::File>,
     /// Counts the sources.
     pub(super) source: &'a Cell<u64>,
+    /// Which of the instruction's sources is at hand.
+    pub(super) written: &'a Cell<usize>,
 }
 
 impl Selector<'_> {
@@ -44,7 +46,8 @@ impl Selector<'_> {
         let mut fetched = fetched.iter();
         let written = self.copy.destination.trim_start_matches('/');
         let written = written.trim_end_matches('/').as_bytes();
-        for source in &self.copy.sources {
+        for (number, source) in self.copy.sources.iter().enumerate() {
+            self.written.set(number);
             match source {
                 CopySource::Inline(file) => {
                     self.enter(destination, written)?;
@@ -101,7 +104,7 @@ impl Selector<'_> {
                 destination.make_directories(&destination.resolve(written)?)?;
                 continue;
             }
-            let missing = || CopyError::NotFound(display(&found));
+            let missing = || self.not_found(&found);
             let tree = self.tree.ok_or_else(missing)?;
             let node = tree.lookup(&found, true)?.ok_or_else(missing)?;
             // Names of one file stay links of each other within one source only.

@@ -10,7 +10,7 @@ use crate::sandbox::{CgroupError, LauncherError, SetupFailure};
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The program ended with a code other than zero.
-    #[error("process \"{command}\" did not complete successfully: exit code: {code}")]
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Exit {
         /// The command line.
         command: String,
@@ -19,7 +19,7 @@ pub enum RunError {
     },
     /// The program was ended by a signal.
     #[error(
-        "process \"{command}\" did not complete successfully: exit code: {}: killed by {}",
+        "process {command:?} did not complete successfully: exit code: {}: killed by {}",
         128 + signal,
         signal_name(*signal)
     )]
@@ -30,7 +30,7 @@ pub enum RunError {
         signal: i32,
     },
     /// The program could not be started.
-    #[error("process \"{command}\" did not start: {message}")]
+    #[error("process {command:?} did not start: {message}")]
     NotStarted {
         /// The command line.
         command: String,

@@ -127,9 +127,14 @@ pub struct BuildArguments {
     #[arg(long)]
     pub(super) check: bool,
 
-    /// Answer a question instead of building: check or targets[,format=json][,ignorestatus=true]
+    /// Answer a question instead of building: check, outline or
+    /// targets[,format=json][,ignorestatus=true]
     #[arg(long, value_name = "QUESTION")]
     pub(super) call: Option<String>,
+
+    /// How --check and --call answer: text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<String>,
 
     /// How progress is shown: auto, tty, plain, quiet, rawjson, none [env: BUILDKIT_PROGRESS]
     #[arg(long, value_name = "HOW")]

@@ -1,13 +1,14 @@
 //! `--check` and `--call`: asking about a Dockerfile instead of building it.
 
 use super::{Input, Prepared};
-use crate::build::{self, BuildRequest};
+use crate::build::{self, Answer, BuildError, BuildRequest};
 use crate::cli::commands::Context;
 use crate::cli::csv;
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::spelling::parse_bool;
 use crate::cli::ui::{Phase, ProgressMode};
+use crate::dockerfile::nearest::nearest;
 
 /// What is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,8 @@ pub(super) enum Question {
     Check,
     /// Which stages can be built.
     Targets,
+    /// What the target can be given.
+    Outline,
 }
 
 /// A question, and how the answer is to look.
@@ -29,9 +32,39 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads `--call` beside `--check`; `None` where the image is to be built.
-    pub(super) fn read(text: Option<&str>, check: bool) -> Result<Option<Self>, Failure> {
-        let text = text.unwrap_or_default();
+    /// Reads `--call` beside `--check` and `--format`; `None` where the image is to be built.
+    pub(super) fn read(
+        text: Option<&str>,
+        check: bool,
+        format: Option<&str>,
+    ) -> Result<Option<Self>, Failure> {
+        let call = Self::read_call(text.unwrap_or_default(), check)?;
+        let (Some(call), Some(format)) = (call, format) else {
+            return match format {
+                None => Ok(call),
+                Some(_) => Err(Failure::user(
+                    "`--format` says how `--check` and `--call` answer, and the image is to be built",
+                )
+                .hint("images are written as OCI images: drop the flag")),
+            };
+        };
+        match format {
+            "json" => Ok(Some(Self {
+                is_json: true,
+                ..call
+            })),
+            "text" if !call.is_json => Ok(Some(call)),
+            "text" => Err(Failure::user(
+                "`--format text` contradicts `format=json` in `--call`",
+            )),
+            other => Err(
+                Failure::user(format!("invalid value `{other}` for `--format`"))
+                    .hint("formats are text and json"),
+            ),
+        }
+    }
+
+    fn read_call(text: &str, check: bool) -> Result<Option<Self>, Failure> {
         let invalid = |hint: &str| {
             Failure::user(format!("invalid value `{text}` for `--call`")).hint(hint.to_owned())
         };
@@ -59,14 +92,13 @@ impl Call {
             (Some("build") | None, false) => return Ok(None),
             (Some(_), true) => return Err(invalid("`--check` means `--call=check`")),
             (Some("targets"), false) => Question::Targets,
-            (Some("outline"), false) => {
-                return Err(
-                    Failure::user("rbuild does not support `--call=outline` yet")
-                        .hint("`--call=targets` lists the stages, `--call=check` checks them"),
-                );
-            }
-            (Some(_), false) => {
-                return Err(invalid("it is one of build, check, targets"));
+            (Some("outline"), false) => Question::Outline,
+            (Some(written), false) => {
+                let known = ["build", "check", "lint", "outline", "targets"];
+                return Err(match nearest(written, known) {
+                    Some(near) => invalid(&format!("did you mean `{near}`?")),
+                    None => invalid("it is one of build, check, outline, targets"),
+                });
             }
         };
         Ok(Some(Self {
@@ -97,15 +129,25 @@ pub(super) async fn answer(
             .await
         }
         Question::Targets => {
-            let targets = build::targets(&prepared.request, &environment).await;
-            let targets = targets.map_err(|error| Failure::of_build(error, context.style))?;
-            output::print(if call.is_json {
-                &targets.json
-            } else {
-                &targets.text
-            })
+            let answer = build::targets(&prepared.request, &environment).await;
+            print(call, answer, context)
+        }
+        Question::Outline => {
+            let progress = context.progress(prepared.progress, Phase::Checking)?;
+            let answer = build::outline(prepared.request, &environment, progress.sink()).await;
+            progress.finish();
+            print(call, answer, context)
         }
     }
+}
+
+fn print(call: Call, answer: Result<Answer, BuildError>, context: &Context) -> Result<(), Failure> {
+    let answer = answer.map_err(|error| Failure::of_build(error, context.style))?;
+    output::print(if call.is_json {
+        &answer.json
+    } else {
+        &answer.text
+    })
 }
 
 async fn check(
@@ -127,7 +169,8 @@ async fn check(
     })?;
     let is_clean = report.is_clean();
     match checked.error {
-        Some(error) => Err(Failure::of_build(error, context.style)),
+        // whatever a check finds is one finding to those who run it in a script
+        Some(error) => Err(Failure::of_build(error, context.style).exit_with(1)),
         None if is_clean || call.ignores_status => Ok(()),
         None => Err(Failure::program(1)),
     }
@@ -164,13 +207,18 @@ mod tests {
                 call(Question::Check, true, true),
             ),
             (
+                Some("outline"),
+                false,
+                call(Question::Outline, false, false),
+            ),
+            (
                 Some("targets,format=json"),
                 false,
                 call(Question::Targets, true, false),
             ),
         ] {
             assert_eq!(
-                Call::read(text, check).unwrap(),
+                Call::read(text, check, None).unwrap(),
                 expected,
                 "{text:?} {check}"
             );
@@ -180,7 +228,6 @@ mod tests {
     #[test]
     fn what_cannot_be_answered_is_refused() {
         for (text, check) in [
-            ("outline", false),
             ("subrequests.describe", false),
             ("targets", true),
             ("build", true),
@@ -189,7 +236,34 @@ mod tests {
             ("check,depth=1", false),
             ("check,targets", false),
         ] {
-            assert!(Call::read(Some(text), check).is_err(), "{text} {check}");
+            assert!(
+                Call::read(Some(text), check, None).is_err(),
+                "{text} {check}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_format_of_its_own_needs_a_question() {
+        let is_json = |text: Option<&str>, check, format| {
+            let call = Call::read(text, check, Some(format)).ok()?;
+            call.map(|call| call.is_json)
+        };
+        for (text, check, format, expected) in [
+            (None, true, "json", Some(true)),
+            (None, true, "text", Some(false)),
+            (Some("outline"), false, "json", Some(true)),
+            (Some("check,format=json"), false, "json", Some(true)),
+            (Some("check,format=json"), false, "text", None),
+            (None, true, "yaml", None),
+            (None, false, "json", None),
+            (Some("build"), false, "docker", None),
+        ] {
+            assert_eq!(
+                is_json(text, check, format),
+                expected,
+                "{text:?} {check} {format}"
+            );
         }
     }
 }

@@ -64,7 +64,11 @@ pub(super) fn prepare(
     arguments: BuildArguments,
     environment: &Environment,
 ) -> Result<Prepared, Failure> {
-    let call = Call::read(arguments.call.as_deref(), arguments.check)?;
+    let call = Call::read(
+        arguments.call.as_deref(),
+        arguments.check,
+        arguments.format.as_deref(),
+    )?;
     let (context, dockerfile) = sources(&arguments)?;
     let platform = platform(&arguments.platform, environment)?;
     let Outputs {
