@@ -6,7 +6,6 @@
 #![no_main]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use rbuild::digest::{Digest, ImageId};
@@ -14,26 +13,16 @@ use rbuild::dockerfile::diagnostic::{Diagnostic, render_all};
 use rbuild::dockerfile::lint::{self, Checks};
 use rbuild::dockerfile::span::Span;
 use rbuild::dockerfile::{self, Dockerfile, targets};
+use rbuild::graph::BaseImage;
 use rbuild::graph::lowering::lower;
 use rbuild::graph::outline::outline;
 use rbuild::graph::plan::{Options, Plan};
-use rbuild::graph::{BaseImage, NetworkMode, RunSettings};
 use rbuild::image::config::ImageConfig;
 
 fn options() -> Options {
-    let platform: rbuild::platform::Platform = "linux/amd64".parse().expect("a platform");
     Options {
-        target: None,
         build_args: BTreeMap::from([("VERSION".to_owned(), "1.0".to_owned())]),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
-        platform: platform.clone(),
-        platform_is_explicit: false,
-        build_platform: platform,
-        network: NetworkMode::default(),
-        run: Arc::new(RunSettings::default()),
-        source_date_epoch: None,
-        fresh_stages: Vec::new(),
+        ..Options::on("linux/amd64".parse().expect("a platform"))
     }
 }
 

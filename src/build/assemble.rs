@@ -132,12 +132,7 @@ fn rewritten(
     let mut writer = store.ingest()?;
     let index = write_layer_tar(materializer, layer, Some(time), &mut writer)?;
     let (digest, size) = writer.commit(None)?;
-    let layer = store.create_layer(&NewLayer {
-        diff_id: Some(DiffId(digest.0)),
-        plain_blob: Some(digest),
-        size: Some(size),
-        ..NewLayer::default()
-    })?;
+    let layer = store.create_layer(&NewLayer::of_tar(digest, size))?;
     store.put_index(layer, &index)?;
     let record = CacheRecord {
         layer: Some(layer),

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
 
+use super::BaseImage;
 use super::lowering::lower;
 use super::plan::{Options, Plan};
-use super::{BaseImage, NetworkMode, RunSettings};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::corpus::{corpus, entries};
 use crate::dockerfile::diagnostic::Diagnostic;
@@ -20,26 +19,14 @@ const REFUSED: [(&str, &str); 1] = [(
     "the destination must be a directory and end with a /",
 )];
 
-fn options(target: usize) -> Options {
-    Options {
-        target: Some(target.to_string()),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
-        platform: "linux/amd64".parse().unwrap(),
-        platform_is_explicit: false,
-        build_platform: "linux/amd64".parse().unwrap(),
-        network: NetworkMode::default(),
-        run: Arc::new(RunSettings::default()),
-        source_date_epoch: None,
-        fresh_stages: Vec::new(),
-    }
-}
-
 /// Lowers one stage, with images that are there for the asking.
 fn graph(text: &str, target: usize) -> Result<usize, Vec<Diagnostic>> {
     let dockerfile = dockerfile::parse(text)?;
-    let plan = Plan::new(dockerfile, options(target))?;
+    let options = Options {
+        target: Some(target.to_string()),
+        ..Options::on("linux/amd64".parse().unwrap())
+    };
+    let plan = Plan::new(dockerfile, options)?;
     let mut images = BTreeMap::new();
     for key in plan.missing_images(&images)?.into_keys() {
         let image = BaseImage {

@@ -8,7 +8,7 @@ use crate::digest::DiffId;
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::corpus::corpus;
 use crate::dockerfile::{self, lint};
-use crate::graph::{BaseLayer, NetworkMode, RunSettings};
+use crate::graph::BaseLayer;
 use crate::ignore::read_patterns;
 use crate::image::config::ImageConfig;
 
@@ -18,19 +18,10 @@ fn options(case: &Value) -> Options {
         let name = name.strip_prefix("build-arg:").unwrap();
         build_args.insert(name.to_owned(), value.as_str().unwrap().to_owned());
     }
-    let platform: Platform = "linux/amd64".parse().unwrap();
     Options {
         target: case["target"].as_str().map(str::to_owned),
         build_args,
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
-        platform: platform.clone(),
-        platform_is_explicit: false,
-        build_platform: platform,
-        network: NetworkMode::default(),
-        run: std::sync::Arc::new(RunSettings::default()),
-        source_date_epoch: None,
-        fresh_stages: Vec::new(),
+        ..Options::on("linux/amd64".parse().unwrap())
     }
 }
 

@@ -31,6 +31,7 @@ pub mod lowering;
 mod metadata;
 mod mounts;
 pub mod outline;
+mod path;
 pub mod plan;
 mod remote;
 mod transfer;

@@ -1,6 +1,7 @@
 //! `RUN --mount`: from options to a mount of the step, refusing what rbuild doesn't have.
 
-use super::lowering::{Lowering, StageState, absent, absolute};
+use super::lowering::{Lowering, StageState, absent};
+use super::path::absolute;
 use super::{FileSystem, Mount, MountKind, arguments};
 use crate::dockerfile::diagnostic::{Diagnostic, Kind};
 use crate::dockerfile::expansion;

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::environment::Environment;
-use super::lowering::{absolute, ensure_path};
+use super::lowering::ensure_path;
+use super::path::absolute;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::{BaseImage, arguments};
 use crate::dockerfile::diagnostic::Diagnostic;

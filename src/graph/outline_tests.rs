@@ -1,30 +1,18 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::outline;
 use crate::dockerfile::outline::Outline;
 use crate::dockerfile::parse;
 use crate::graph::plan::{Options, Plan};
-use crate::graph::{NetworkMode, RunSettings};
-use crate::platform::Platform;
 
 fn outlined(text: &str, target: Option<&str>, build_args: &[(&str, &str)]) -> Outline {
-    let platform: Platform = "linux/amd64".parse().unwrap();
     let build_args = build_args.iter();
     let options = Options {
         target: target.map(str::to_owned),
         build_args: build_args
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
-        labels: BTreeMap::new(),
-        platform: platform.clone(),
-        platform_is_explicit: false,
-        build_platform: platform,
-        network: NetworkMode::default(),
-        run: Arc::new(RunSettings::default()),
-        source_date_epoch: None,
-        fresh_stages: Vec::new(),
-        contexts: BTreeMap::new(),
+        ..Options::on("linux/amd64".parse().unwrap())
     };
     let plan = Plan::new(parse(text).unwrap(), options).unwrap();
     outline(&plan, &BTreeMap::new()).unwrap()

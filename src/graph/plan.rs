@@ -59,6 +59,23 @@ pub enum ContextKind {
 }
 
 impl Options {
+    /// What is asked for by nothing but a Dockerfile, on a machine of this platform.
+    pub fn on(platform: Platform) -> Self {
+        Self {
+            target: None,
+            build_args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            build_platform: platform.clone(),
+            platform,
+            platform_is_explicit: false,
+            network: NetworkMode::default(),
+            run: Arc::default(),
+            source_date_epoch: None,
+            fresh_stages: Vec::new(),
+            contexts: BTreeMap::new(),
+        }
+    }
+
     /// The named context of this name, as it is written or as it is meant as an image's.
     fn context(&self, name: &str) -> Option<ContextKind> {
         // As in BuildKit, nothing can stand for these.

@@ -1,6 +1,7 @@
 //! COPY and ADD: from words to an operation, refusing what rbuild doesn't have.
 
-use super::lowering::{StageState, absolute};
+use super::lowering::StageState;
+use super::path::absolute;
 use super::remote::{self, HttpSource, RemoteSource};
 use super::{Chmod, Copy, CopySource, FileSystem, InlineFile};
 use crate::dockerfile::diagnostic::Diagnostic;

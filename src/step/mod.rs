@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
+use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{FileSystem, Graph, Operation, RemoteSource, VertexIndex};
 use crate::layer::view::View;
 use crate::remote::RemoteError;
@@ -297,12 +297,7 @@ impl StepContext {
             .into_inner()
             .map_err(|error| SnapshotError::io("writing a layer")(error.into_error()))?;
         let (digest, size) = writer.commit(None)?;
-        let layer = self.store().create_layer(&NewLayer {
-            diff_id: Some(DiffId(digest.0)),
-            plain_blob: Some(digest),
-            size: Some(size),
-            ..NewLayer::default()
-        })?;
+        let layer = self.store().create_layer(&NewLayer::of_tar(digest, size))?;
         self.store().put_index(layer, &index)?;
         Ok((layer, digests))
     }

@@ -55,6 +55,18 @@ pub struct NewLayer {
     pub size: Option<u64>,
 }
 
+impl NewLayer {
+    /// One whose plain tar was just written to a blob of this digest and size.
+    pub fn of_tar(digest: BlobDigest, size: u64) -> Self {
+        Self {
+            diff_id: Some(DiffId(digest.0)),
+            chain_id: None,
+            plain_blob: Some(digest),
+            size: Some(size),
+        }
+    }
+}
+
 /// A compressed form of a layer. Its bytes may be in the store or in a registry only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressedBlob {

@@ -12,7 +12,7 @@ use super::reference::masked;
 use super::repository::{self, Repository, Resolved, cannot_be_shallow, is_commit, kept_ref};
 use super::{FileTimes, GitError, GitFetcher, GitSource};
 use crate::context::local::LocalTree;
-use crate::digest::{CacheKey, CacheKeyBuilder, DiffId};
+use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::layer::entry::EntryKind;
 use crate::layer::tar_writer::TarWriter;
 use crate::snapshot::{FileTree, Snapshot, SnapshotError, SnapshotTree};
@@ -292,12 +292,7 @@ impl Worker<'_> {
         }
         let (writer, index) = tar.finish()?;
         let (digest, size) = writer.commit(None)?;
-        let layer = store.create_layer(&NewLayer {
-            diff_id: Some(DiffId(digest.0)),
-            plain_blob: Some(digest),
-            size: Some(size),
-            ..NewLayer::default()
-        })?;
+        let layer = store.create_layer(&NewLayer::of_tar(digest, size))?;
         store.put_index(layer, &index)?;
         Ok(layer)
     }
