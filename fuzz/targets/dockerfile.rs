@@ -49,7 +49,7 @@ fn graph(dockerfile: Dockerfile) -> Result<(), Vec<Diagnostic>> {
 
 fn is_inside(span: Span, text: &str) -> bool {
     let lines = text.lines().count().max(1) + 1;
-    span.first_line <= span.last_line && (span.last_line as usize) <= lines
+    span.first_line <= span.last_line && span.last_line <= lines
 }
 
 fuzz_target!(|text: &str| {
