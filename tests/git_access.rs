@@ -247,3 +247,107 @@ fn what_a_killed_fetch_leaves_is_in_nobodys_way() {
     let image = rbuild.build_at(repository.at("#v2")).image();
     assert_eq!(image.tree().text("name"), "v2");
 }
+
+#[test]
+fn what_a_server_says_of_a_tag_is_checked() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (good, [_, v2, main]) = history(&server);
+    good.git(&["pack-refs", "--all"]);
+    // The tag is of v2, and the server says that it is of the newest commit.
+    let packed = good.path().join(".git/packed-refs");
+    let refs = std::fs::read_to_string(&packed).unwrap();
+    assert!(refs.contains(&format!("^{v2}")), "{refs}");
+    std::fs::write(
+        &packed,
+        refs.replace(&format!("^{v2}"), &format!("^{main}")),
+    )
+    .unwrap();
+    let rbuild = Rbuild::new(&User::Caller);
+    let checksum = format!("?ref=v2&checksum={main}");
+    for behind in ["#v2", &checksum] {
+        let failed = rbuild.build_at(good.at(behind)).fails();
+        failed.says(&["says that a tag is of commit", "tampered with"]);
+    }
+    // Nothing of it stands in for the commit.
+    let image = rbuild.build_at(good.at(&format!("#{main}"))).image();
+    assert_eq!(image.tree().text("name"), "main");
+}
+
+#[test]
+fn credentials_are_not_sent_to_where_a_server_points() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let (repository, _) = history(&server);
+    let target = repository.url();
+    let gate = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gate.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in gate.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if std::io::Read::read(&mut stream, &mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let place = format!("{target}{}", path.trim_start_matches("/a.git"));
+            let answer = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+        }
+    });
+    let rbuild = Rbuild::new(&User::Caller).env("TOKEN", "letmein");
+    let plain = rbuild.build_at(format!("http://{address}/a.git")).image();
+    assert_eq!(plain.tree().text("name"), "main");
+    server.requests();
+    let with_secret = rbuild.build_at(format!("http://{address}/a.git"));
+    for build in [
+        with_secret.args(["--secret", "id=GIT_AUTH_TOKEN,env=TOKEN"]),
+        rbuild.build_at(format!("http://me:letmein@{address}/a.git")),
+    ] {
+        build.fails().says(&["it has moved"]);
+    }
+    assert_eq!(server.requests(), [""; 0]);
+}
+
+#[test]
+fn a_token_in_an_address_is_kept_and_shown_nowhere() {
+    if !needs(&[GIT]) {
+        return;
+    }
+    let server = GitServer::start();
+    let library = server.repository("library");
+    let commit = library.file("name", "library").commit();
+    let app = server.repository("app");
+    app.file("Dockerfile", ALL).git(&["add", "Dockerfile"]);
+    app.submodule("../../library/.git", "vendor", &commit)
+        .commit_added();
+    let rbuild = Rbuild::new(&User::Caller);
+    let url = app.url_as("me:hunter2@", "");
+    let image = rbuild.build_at(format!("{url}?keep-git-dir=1")).image();
+    let tree = image.tree();
+    assert_eq!(tree.text("vendor/name"), "library");
+    for file in [".git/config", ".git/modules/vendor/config"] {
+        let text = tree.text(file);
+        assert!(
+            text.contains("/library/.git") || text.contains("/app/.git"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{file}: {text}");
+    }
+    for user in ["hunter2@", "hunter%32@"] {
+        let failed = rbuild.build_at(app.url_as(user, "private/")).fails();
+        assert!(!failed.stderr.contains("hunter2"), "{}", failed.stderr);
+        assert!(!failed.stderr.contains("hunter%32"), "{}", failed.stderr);
+    }
+}

@@ -680,3 +680,27 @@ fn one_id_is_enough_for_an_image_of_root_s() {
         refused.says(&["33", "not mapped"]);
     });
 }
+
+#[test]
+fn what_one_isolation_has_made_serves_another() {
+    as_other_user(|user| {
+        let single = Rbuild::new(user).env("RBUILD_ISOLATION", "userns-single");
+        let hello = crate::support::repository().join("examples/hello");
+        if !single.run(["doctor"]).status.success() {
+            return skip("a user namespace with one id doesn't work here");
+        }
+        single.build_at(hello).tag("hello").ok();
+        // The layer of a RUN step is there as a tree only.
+        let step = "RUN [\"/bin/hello\", \"--greet\", \"/greeting\"]";
+        let project = Project::with(&format!("FROM hello\n{step}\n"));
+        single.build(&project).tag("app").ok();
+        let wide = single.env("RBUILD_ISOLATION", "userns");
+        if !wide.run(["doctor"]).status.success() {
+            return skip("a user namespace with a range of ids doesn't work here");
+        }
+        run(&wide, &["app"]).ok();
+        wide.run(["save", "-o", "app.tar", "app"]).ok();
+        let project = Project::with(&format!("FROM app\n{step}\n"));
+        wide.build(&project).ok();
+    });
+}

@@ -152,6 +152,23 @@ impl ContextDigests {
         })
     }
 
+    /// Takes note that a file was opened. Where it is another than was seen, as a folder above it
+    /// has been exchanged, nothing is learned of it.
+    pub(super) fn opened(&self, path: &[u8], identity: &FileIdentity) {
+        let (parent, name) = split_path(path);
+        let Some(directory) = locked(&self.directories).get(parent).cloned() else {
+            return;
+        };
+        let mut directory = locked(&directory);
+        if directory
+            .unknown
+            .get(name)
+            .is_some_and(|(seen, _)| seen != identity)
+        {
+            directory.unknown.remove(name);
+        }
+    }
+
     /// Keeps a digest that was computed after the file was seen.
     pub(super) fn learn(&self, path: &[u8], digest: [u8; 32]) {
         let (parent, name) = split_path(path);

@@ -23,6 +23,8 @@ use crate::store::Store;
 const XATTR_LIMIT: usize = 1 << 16;
 /// Links followed before a path counts as a circle; the kernel's own limit.
 const MAX_LINKS: usize = 40;
+/// Folders inside each other that are looked into: no layer may have more.
+const MAX_DEPTH: usize = 1024;
 
 /// A folder of this machine.
 pub struct LocalTree {
@@ -211,6 +213,10 @@ impl FileTree for LocalTree {
 
     fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
         let failed = TreeError::file(path);
+        if path.iter().filter(|byte| **byte == b'/').count() >= MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} folders inside each other");
+            return Err(failed(io::Error::other(message)));
+        }
         let listed = || -> io::Result<Vec<Node>> {
             let directory = self.directory(path)?;
             let listed = list(&directory)?;
@@ -240,6 +246,9 @@ impl FileTree for LocalTree {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             let changed = io::Error::other("it is no longer a regular file");
             return Err(TreeError::file(&file.path)(changed));
+        }
+        if let Some(digests) = &self.digests {
+            digests.opened(&file.path, &FileIdentity::of(&stat));
         }
         Ok(Box::new(File::from(opened)))
     }

@@ -38,6 +38,9 @@ impl Materializer {
                 return Ok((file, remote.digest));
             }
         }
+        if let Some(found) = self.tar_of_other_form(layer, diff_id)? {
+            return Ok(found);
+        }
         self.settle_claims(diff_id)?;
         self.trusted_blob(diff_id)?
             .ok_or_else(|| Self::missing(diff_id))

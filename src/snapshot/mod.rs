@@ -12,6 +12,7 @@ pub mod compare;
 mod content;
 mod materialize;
 pub mod origin;
+mod other_form;
 mod source;
 
 pub use content::Content;
@@ -58,6 +59,17 @@ pub enum SnapshotError {
     Missing {
         /// The layer.
         layer: String,
+    },
+    /// A layer is here in a shape that can't be read in this isolation mode.
+    #[error(
+        "layer {diff_id} was made in another isolation mode, and this one can't read it ({source}); build or pull its image again, or use the other mode with --isolation"
+    )]
+    OtherForm {
+        /// The layer.
+        diff_id: DiffId,
+        /// What could not be read.
+        #[source]
+        source: crate::layer::LayerError,
     },
     /// A blob could not be fetched.
     #[error(transparent)]

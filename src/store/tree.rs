@@ -58,6 +58,21 @@ impl Store {
         })
     }
 
+    /// Where trees of a layer are that have other forms than this one: to be read, never mounted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn trees_of_other_forms(
+        &self,
+        layer: LayerId,
+        form: &Form,
+    ) -> Result<Vec<PathBuf>, StoreError> {
+        let own = form.id();
+        let forms = self.inner.database.read(|c| sql::tree_forms(c, layer))?;
+        let others = forms.iter().filter(|form| **form != own);
+        Ok(others.map(|form| self.tree_path(layer, form)).collect())
+    }
+
     pub(super) fn tree_path(&self, layer: LayerId, form: &str) -> PathBuf {
         let trees = self.inner.root.join("trees").join(form);
         trees.join(layer.0.to_string())

@@ -51,6 +51,7 @@ impl GitFetcher {
         if let Some(found) = self.cached(&key, &resolved)? {
             return Ok(found);
         }
+        repository::verify(&git, &repository, &resolved)?;
         let store = self.materializer.store();
         let scratch = store.scratch()?;
         let worker = Worker {
@@ -108,7 +109,7 @@ impl GitFetcher {
 
 /// The key of a checkout: its commit, and all that changes its files.
 fn key(source: &GitSource, resolved: &Resolved) -> CacheKey {
-    let mut key = CacheKeyBuilder::new("git checkout");
+    let mut key = CacheKeyBuilder::new("git checkout 2");
     let keeps = source.keep_git_dir && source.subdir.is_empty();
     // What is in `.git` tells a tag from its commit.
     let hash = match keeps {

@@ -122,6 +122,18 @@ pub enum GitError {
         /// What to do about it.
         help: &'static str,
     },
+    /// The repository says of a tag what isn't so.
+    #[error(
+        "repository `{remote}` says that a tag is of commit `{claimed}`, and it is of `{found}`: it is damaged or was tampered with"
+    )]
+    FalseTag {
+        /// The repository.
+        remote: String,
+        /// What it says.
+        claimed: String,
+        /// What the tag says.
+        found: String,
+    },
     /// The repository names no default branch.
     #[error("could not find the default branch of `{0}`: add `#BRANCH`")]
     NoDefaultBranch(String),

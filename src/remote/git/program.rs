@@ -6,6 +6,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use url::form_urlencoded;
 
 use super::reference::masked;
 use super::{GitError, GitFetcher};
@@ -36,13 +37,19 @@ const INHERITED: [&str; 19] = [
 ];
 
 /// The whole of git's configuration.
-const CONFIGURATION: [(&str, &str); 9] = [
+const CONFIGURATION: [(&str, &str); 11] = [
     // A repository must not name folders of this machine as its submodules.
     ("protocol.file.allow", "user"),
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     // Overridden by the user's GIT_SSH_COMMAND. Nobody is there to answer a question.
-    ("core.sshCommand", "ssh -o BatchMode=yes"),
+    (
+        "core.sshCommand",
+        "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30",
+    ),
+    // A server that is busy says so every few seconds.
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "120"),
     ("credential.helper", ""),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
@@ -57,17 +64,41 @@ const TOKEN: &str = "GIT_AUTH_TOKEN";
 /// Git, to be run for one remote repository.
 pub(super) struct Git<'a> {
     fetcher: &'a GitFetcher,
+    /// As it was written.
     remote: &'a str,
-    /// The `Authorization` header, where there is one.
-    authorization: Option<String>,
+    /// The same without a user and password that are sent in a header: what git is told, and may
+    /// write down.
+    address: String,
+    credentials: Option<Credentials>,
+}
+
+/// What only the remote is to know.
+struct Credentials {
+    /// The `Authorization` header.
+    header: String,
+    /// The addresses that it is sent to.
+    scope: String,
+    /// Words that are shown nowhere.
+    words: Vec<String>,
 }
 
 impl<'a> Git<'a> {
     pub(super) fn new(fetcher: &'a GitFetcher, remote: &'a str) -> Self {
+        let (address, user) = without_user(remote);
+        let secret = authorization(&address, &|name| fetcher.secrets.get(name));
+        let credentials = match secret {
+            Some(header) => Some(Credentials {
+                scope: scope(&address).to_owned(),
+                words: Vec::new(),
+                header,
+            }),
+            None => user.map(|user| Credentials::of_user(user, &address)),
+        };
         Self {
             fetcher,
             remote,
-            authorization: authorization(remote, &|name| fetcher.secrets.get(name)),
+            address,
+            credentials,
         }
     }
 
@@ -75,8 +106,9 @@ impl<'a> Git<'a> {
         self.fetcher
     }
 
-    pub(super) fn remote(&self) -> &'a str {
-        self.remote
+    /// The address that git is given.
+    pub(super) fn remote(&self) -> &str {
+        &self.address
     }
 
     /// The repository as it is shown.
@@ -117,15 +149,16 @@ impl<'a> Git<'a> {
         for (key, value) in CONFIGURATION {
             program = program.arg("-c").arg(format!("{key}={value}"));
         }
-        if let Some(authorization) = &self.authorization {
-            // Not as an argument, which everybody on the machine can see.
+        if let Some(credentials) = &self.credentials {
+            // Not as an argument, which everybody on the machine can see. Git would send the header
+            // on to wherever it is redirected.
+            let key = format!("http.{}.extraheader", credentials.scope);
             program = program
-                .env("GIT_CONFIG_COUNT", "1")
-                .env(
-                    "GIT_CONFIG_KEY_0",
-                    format!("http.{}.extraheader", scope(self.remote)),
-                )
-                .env("GIT_CONFIG_VALUE_0", authorization);
+                .env("GIT_CONFIG_COUNT", "2")
+                .env("GIT_CONFIG_KEY_0", key)
+                .env("GIT_CONFIG_VALUE_0", &credentials.header)
+                .env("GIT_CONFIG_KEY_1", "http.followRedirects")
+                .env("GIT_CONFIG_VALUE_1", "false");
         }
         // A working tree is beside its git folder.
         if folder.file_name().is_some_and(|name| name == ".git")
@@ -169,21 +202,68 @@ impl<'a> Git<'a> {
     /// Text of git's without what only the remote is to know.
     fn without_secrets(&self, text: String) -> String {
         let mut text = text.replace(self.remote, &self.shown());
-        if let Some((_, rest)) = self.remote.split_once("://")
-            && let Some((user, _)) = rest.split('/').next().unwrap_or(rest).rsplit_once('@')
-            && let Some((_, password)) = user.split_once(':')
-            && !password.is_empty()
-        {
-            text = text.replace(password, "xxxxx");
-        }
-        for value in self.fetcher.secrets.values() {
-            if let Ok(value) = std::str::from_utf8(value)
-                && !value.trim().is_empty()
-            {
-                text = text.replace(value.trim(), "xxxxx");
-            }
+        let words = self.credentials.iter().flat_map(|known| {
+            let sent = known.header.rsplit(' ').next();
+            known.words.iter().map(String::as_str).chain(sent)
+        });
+        let values = self.fetcher.secrets.values();
+        let values = values.filter_map(|value| std::str::from_utf8(value).ok());
+        let hidden = words.chain(values.map(str::trim));
+        for word in hidden.filter(|word| !word.is_empty()) {
+            text = text.replace(word, "xxxxx");
         }
         text
+    }
+}
+
+impl Credentials {
+    /// Those in an address, which are for its origin.
+    fn of_user(user: &str, address: &str) -> Self {
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let (name, password) = (decoded(name), decoded(password));
+        let pair = STANDARD.encode(format!("{name}:{password}"));
+        // A name by itself is a token.
+        let hidden = match password.is_empty() {
+            true => vec![user.to_owned(), name],
+            false => {
+                let written = user.split_once(':').map_or("", |(_, password)| password);
+                vec![user.to_owned(), written.to_owned(), password]
+            }
+        };
+        let after_scheme = address.find("://").map_or(0, |at| at + 3);
+        let host = address[after_scheme..].find('/');
+        let end = host.map_or(address.len(), |at| after_scheme + at);
+        Self {
+            header: format!("Authorization: basic {pair}"),
+            scope: format!("{}/", &address[..end]),
+            words: hidden,
+        }
+    }
+}
+
+/// An HTTP address without its user and password, and these.
+fn without_user(remote: &str) -> (String, Option<&str>) {
+    let whole = || (remote.to_owned(), None);
+    let Some((scheme @ ("http" | "https"), rest)) = remote.split_once("://") else {
+        return whole();
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((user, host)) => (format!("{scheme}://{host}{path}"), Some(user)),
+        None => whole(),
+    }
+}
+
+/// Undoes percent-encoding.
+fn decoded(text: &str) -> String {
+    // A form's encoding but for these two.
+    let field = text.replace('+', "%2B").replace('&', "%26");
+    let mut fields = form_urlencoded::parse(field.as_bytes());
+    match fields.next() {
+        // Behind an equals sign stands the value.
+        Some((name, value)) if text.contains('=') => format!("{name}={value}"),
+        Some((name, _)) => name.into_owned(),
+        None => String::new(),
     }
 }
 
@@ -231,6 +311,8 @@ fn help(text: &str) -> &'static str {
         "Authentication failed",
     ]) {
         "; a private repository needs `--secret id=GIT_AUTH_TOKEN,env=…`"
+    } else if any(&["returned error: 30"]) {
+        "; it has moved, and credentials are sent to the address given and no other: give the new one"
     } else if any(&["transport 'file' not allowed"]) {
         "; submodules can't be folders of this machine"
     } else {
@@ -329,6 +411,30 @@ mod tests {
         }
         assert_eq!(scope("https://h/a.git"), "https://h/a.git");
         assert_eq!(scope("https://github.com/a/b.git"), "https://github.com/");
+    }
+
+    #[test]
+    fn users_of_an_address_go_by_a_header_to_its_origin() {
+        for (remote, address, user) in [
+            ("https://h/a.git", "https://h/a.git", None),
+            (
+                "https://u:p@h:8/a@b.git",
+                "https://h:8/a@b.git",
+                Some("u:p"),
+            ),
+            ("http://token@h", "http://h", Some("token")),
+            ("ssh://git@h/a.git", "ssh://git@h/a.git", None),
+            ("git@h:a.git", "git@h:a.git", None),
+        ] {
+            assert_eq!(without_user(remote), (address.to_owned(), user));
+        }
+        let known = Credentials::of_user("u:p%40%2B+&=", "https://h:8/a.git");
+        assert_eq!(known.scope, "https://h:8/");
+        let pair = STANDARD.encode("u:p@++&=");
+        assert_eq!(known.header, format!("Authorization: basic {pair}"));
+        let token = Credentials::of_user("t%2Fx", "http://h");
+        assert_eq!(token.scope, "http://h/");
+        assert_eq!(token.words, ["t%2Fx", "t/x"]);
     }
 
     #[test]

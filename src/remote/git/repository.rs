@@ -272,6 +272,32 @@ fn fetch_into(
     }
 }
 
+/// Sees to it that a tag is one of the commit that the remote has said: its word is a claim, and
+/// what is known of a commit serves every repository.
+pub(super) fn verify(
+    git: &Git<'_>,
+    repository: &Repository,
+    resolved: &Resolved,
+) -> Result<(), GitError> {
+    let Some(claimed) = &resolved.peeled else {
+        return Ok(());
+    };
+    let commit = format!("{}^{{commit}}", resolved.object);
+    let found = git.run(
+        READING,
+        &repository.folder,
+        &["rev-parse", "--verify", &commit],
+    )?;
+    match String::from_utf8_lossy(&found).trim() {
+        found if found == claimed => Ok(()),
+        found => Err(GitError::FalseTag {
+            remote: git.shown(),
+            claimed: claimed.clone(),
+            found: found.to_owned(),
+        }),
+    }
+}
+
 /// Makes a repository whose hashes are like `object`.
 pub(super) fn init(
     git: &Git<'_>,
