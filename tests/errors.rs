@@ -187,3 +187,14 @@ fn a_failed_step_shows_its_output_and_its_line() {
         .to_owned();
     assert!(!last.is_empty());
 }
+
+#[test]
+fn folders_too_deep_for_a_layer_are_an_error() {
+    let mut project = Project::new();
+    let deep = project.path().join("d").join("a/".repeat(1100));
+    std::fs::create_dir_all(deep).unwrap();
+    for line in ["COPY d /", "COPY --parents d /", "COPY --exclude=x d /"] {
+        project = project.dockerfile(&format!("FROM scratch\n{line}\n"));
+        failing(&project).says(&["more than 1024 folders inside each other", "Dockerfile:2"]);
+    }
+}

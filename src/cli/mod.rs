@@ -37,6 +37,9 @@ use self::signals::Interrupt;
 use self::ui::{SharedStderr, stderr_style};
 use crate::sandbox::Processes;
 
+/// Bytes of stack of each thread.
+const STACK: usize = 16 << 20;
+
 /// Runs a command that has to be a process with one thread, if it is one of those, and gives the
 /// exit code.
 pub fn run_alone(invocation: &Invocation, environment: &Environment) -> Option<ExitCode> {
@@ -60,6 +63,8 @@ pub fn run(invocation: Invocation, environment: Environment, processes: Processe
         }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        // Walks go as deep as a layer's folders may. Only what is used of it takes memory.
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
     {
