@@ -230,19 +230,19 @@ impl Examination<'_> {
             true => plan.covering_all_stages(),
             false => plan,
         });
-        let plan = plan.and_then(|plan| plan.missing_images(&BTreeMap::new()).map(|_| plan));
+        let known = BTreeMap::new();
+        let plan = plan.and_then(|plan| {
+            let missing = plan.missing_images(&known)?;
+            Ok((plan, missing.is_empty()))
+        });
         let plan = match plan {
-            Ok(plan) if errors.is_empty() => plan,
+            Ok((plan, _)) if errors.is_empty() => plan,
             other => {
                 errors.extend(match other {
                     Err(more) => more,
                     // variables that are unset because of a mistake make no second one
-                    Ok(plan) if language::unset_nothing(&source.text, &errors) => {
-                        let known = BTreeMap::new();
-                        let missing = plan.missing_images(&known);
-                        let is_known = missing.is_ok_and(|missing| missing.is_empty());
-                        let lowered = is_known.then(|| lower(&plan, &known));
-                        lowered.and_then(Result::err).unwrap_or_default()
+                    Ok((plan, true)) if language::unset_nothing(&source.text, &errors) => {
+                        lower(&plan, &known).err().unwrap_or_default()
                     }
                     Ok(_) => Vec::new(),
                 });

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use super::ContextError;
 use super::digests::{ContextDigests, FileIdentity, Known, Xattrs};
 use crate::fs::Root;
+use crate::layer::DEPTH_LIMIT;
 use crate::layer::entry::{Entry, EntryKind, join_path, split_path};
 use crate::snapshot::{FileRef, FileTree, Node, TreeError};
 use crate::store::Store;
@@ -23,8 +24,6 @@ use crate::store::Store;
 const XATTR_LIMIT: usize = 1 << 16;
 /// Links followed before a path counts as a circle; the kernel's own limit.
 const MAX_LINKS: usize = 40;
-/// Folders inside each other that are looked into: no layer may have more.
-const MAX_DEPTH: usize = 1024;
 
 /// A folder of this machine.
 pub struct LocalTree {
@@ -213,8 +212,9 @@ impl FileTree for LocalTree {
 
     fn children(&self, path: &[u8]) -> Result<Vec<Node>, TreeError> {
         let failed = TreeError::file(path);
-        if path.iter().filter(|byte| **byte == b'/').count() >= MAX_DEPTH {
-            let message = format!("more than {MAX_DEPTH} folders inside each other");
+        // What no layer may have is not looked into: the stack of a walk has an end.
+        if path.iter().filter(|byte| **byte == b'/').count() >= DEPTH_LIMIT {
+            let message = format!("more than {DEPTH_LIMIT} folders inside each other");
             return Err(failed(io::Error::other(message)));
         }
         let listed = || -> io::Result<Vec<Node>> {

@@ -32,3 +32,4 @@ mod xattr;
 
 pub use assembly::AssemblyError;
 pub use error::LayerError;
+pub use tar_header::DEPTH_LIMIT;

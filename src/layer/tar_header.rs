@@ -16,7 +16,7 @@ pub(super) const PAX_LIMIT: u64 = 1 << 20;
 /// The longest path in a layer: what the kernel, and with it every other reader, takes in one call.
 pub(super) const PATH_LIMIT: usize = 4095;
 /// The deepest path in a layer.
-pub(super) const DEPTH_LIMIT: usize = 1024;
+pub const DEPTH_LIMIT: usize = 1024;
 
 /// The prefix of PAX records that carry extended attributes.
 pub(super) const XATTR_RECORD: &[u8] = b"SCHILY.xattr.";

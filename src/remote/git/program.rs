@@ -6,9 +6,9 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use url::form_urlencoded;
+use percent_encoding::percent_decode_str;
 
-use super::reference::masked;
+use super::reference::{masked, split_user};
 use super::{GitError, GitFetcher};
 use crate::sandbox::{OutsideError, OutsideOutput, OutsideProgram};
 
@@ -243,28 +243,17 @@ impl Credentials {
 
 /// An HTTP address without its user and password, and these.
 fn without_user(remote: &str) -> (String, Option<&str>) {
-    let whole = || (remote.to_owned(), None);
-    let Some((scheme @ ("http" | "https"), rest)) = remote.split_once("://") else {
-        return whole();
-    };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((user, host)) => (format!("{scheme}://{host}{path}"), Some(user)),
-        None => whole(),
+    match split_user(remote) {
+        Some((scheme @ ("http" | "https"), user, rest)) => {
+            (format!("{scheme}://{rest}"), Some(user))
+        }
+        _ => (remote.to_owned(), None),
     }
 }
 
 /// Undoes percent-encoding.
 fn decoded(text: &str) -> String {
-    // A form's encoding but for these two.
-    let field = text.replace('+', "%2B").replace('&', "%26");
-    let mut fields = form_urlencoded::parse(field.as_bytes());
-    match fields.next() {
-        // Behind an equals sign stands the value.
-        Some((name, value)) if text.contains('=') => format!("{name}={value}"),
-        Some((name, _)) => name.into_owned(),
-        None => String::new(),
-    }
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// The lines in which git says why, in one.

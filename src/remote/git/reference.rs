@@ -8,7 +8,7 @@
 //! - `github.com/PATH`, for contexts only, because it could be a path of the machine;
 //! - behind any of them `?ref=…&subdir=…` and the like, and `#REF:SUBDIR`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use crate::dockerfile::values::boolean;
 
@@ -343,20 +343,22 @@ pub(super) fn clean(path: &str) -> String {
 
 /// An address without its password and user name.
 pub fn masked(remote: &str) -> String {
-    let Some((scheme, rest)) = remote.split_once("://") else {
-        return remote.to_owned();
-    };
+    match split_user(remote) {
+        None => remote.to_owned(),
+        Some((scheme, user, rest)) if user.contains(':') => {
+            format!("{scheme}://xxxxx:xxxxx@{rest}")
+        }
+        Some((scheme, _, rest)) => format!("{scheme}://xxxxx@{rest}"),
+    }
+}
+
+/// The scheme, the user with its password, and what stands behind them, of an address that has a
+/// user.
+pub(super) fn split_user(remote: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = remote.split_once("://")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let Some((user, host)) = authority.rsplit_once('@') else {
-        return remote.to_owned();
-    };
-    let mut out = format!("{scheme}://");
-    let _ = match user.split_once(':') {
-        Some(_) => write!(out, "xxxxx:xxxxx@{host}{path}"),
-        None => write!(out, "xxxxx@{host}{path}"),
-    };
-    out
+    let at = rest[..end].rfind('@')?;
+    Some((scheme, &rest[..at], &rest[at + 1..]))
 }
 
 #[cfg(test)]
