@@ -10,6 +10,7 @@
 
 pub mod descent;
 pub mod lock;
+pub mod override_stat;
 pub mod remove;
 pub mod root;
 pub mod text;

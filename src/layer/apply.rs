@@ -13,6 +13,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
@@ -26,7 +27,7 @@ use super::entry::{
 use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
-use super::override_stat::OverrideStat;
+use super::override_stat;
 use super::tar_reader::{LayerMember, TarReadError, TarReader};
 use super::view::View;
 use super::xattr::{OVERRIDE_STAT, Target};
@@ -119,6 +120,21 @@ fn extract_layer(
     let index = assembly.finish();
     extraction.finish(&index, implied, below)?;
     Ok(index)
+}
+
+/// Gives a folder of the store's own an owner of the image, in the way of `form`.
+///
+/// # Errors
+/// When the form doesn't map the owner, or the system refuses.
+pub fn set_folder_owner(folder: &Path, form: &Form, owner: (u32, u32)) -> Result<(), LayerError> {
+    let failed = |error: io::Error| io_error("set the owner of", b"", error);
+    let file = File::open(folder).map_err(failed)?;
+    let mut entry = Entry::directory("");
+    (entry.uid, entry.gid) = owner;
+    Owner::of(form, &entry)?.set(&entry, Target::Open(file.as_fd()), None, |uid, gid| {
+        rustix::fs::fchown(&file, Some(uid), Some(gid))
+    })?;
+    Ok(())
 }
 
 /// Mode bits that only take effect after the owner is set.
@@ -406,15 +422,17 @@ impl Place<'_> {
             // No devices in a user namespace. What can't be opened anyway stands in for one; the
             // index knows better.
             Err(Errno::PERM) if entry.kind != EntryKind::Symlink => {
-                let stand_in = Entry {
-                    mode: 0,
+                let mut stand_in = Entry {
                     xattrs: super::xattr::Xattrs::new(),
                     ..entry.clone()
                 };
                 return match rules.form.ownership {
-                    Ownership::Real => self.create_file(&stand_in, owner, rules, &mut |_| Ok(())),
+                    Ownership::Real => {
+                        stand_in.mode = 0;
+                        self.create_file(&stand_in, owner, rules, &mut |_| Ok(()))
+                    }
                     Ownership::OverrideStat => {
-                        let owner = Owner::Overridden(OverrideStat::encode(entry));
+                        let owner = Owner::Overridden(override_stat::encode(entry));
                         self.create_file(&stand_in, &owner, rules, &mut |_| Ok(()))
                     }
                 };
@@ -462,7 +480,7 @@ impl Owner {
             return Ok(Self::Real(entry.uid, entry.gid));
         }
         match form.ownership {
-            Ownership::OverrideStat => Ok(Self::Overridden(OverrideStat::encode(entry))),
+            Ownership::OverrideStat => Ok(Self::Overridden(override_stat::encode(entry))),
             Ownership::Real => Err(ExtractError::UnmappedOwner {
                 path: display_path(&entry.path),
                 uid: entry.uid,

@@ -19,12 +19,13 @@ use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_p
 use super::error::LayerError;
 use super::form::{Form, Ownership};
 use super::index::{INLINE_LIMIT, Index};
-use super::override_stat::OverrideStat;
+use super::override_stat;
 use super::tar_writer::{TarWriter, check_entry, inline_slot};
 use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
 use crate::fs::FsError;
 use crate::fs::descent::{Descent, Missing};
+use crate::fs::override_stat::OverrideStat;
 use crate::fs::root::file_type;
 use crate::fs::walk::{Descend, Visited, walk};
 use crate::time::Timestamp;
@@ -61,7 +62,30 @@ pub enum DiffError {
 /// hard link that of the file it names).
 pub type LowerContent<'a> = dyn Fn(&[u8], &Found<'_>) -> io::Result<Box<dyn Read>> + 'a;
 
-/// The index of what the upper directory `tree` changes in the view `below`. The root directory is in it only when its owner, mode or attributes differ.
+/// Whose the files of a tree are that don't say so themselves, where the machine can't keep owners.
+#[derive(Clone, Debug, Default)]
+pub struct Owners {
+    /// The user and group that made what is new in the tree, if the machine knows them by another
+    /// id.
+    pub maker: Option<(u32, u32)>,
+    /// Owners of links and special files, which carry no attributes, by inode number.
+    pub noted: BTreeMap<u64, NotedOwner>,
+}
+
+/// The owner of a file that can't carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotedOwner {
+    /// When the inode was made (seconds, nanoseconds): its number may have been another's before.
+    pub born: (i64, u32),
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// The index of what the upper directory `tree` changes in the view `below`. The root directory is
+/// in it only when its owner, mode or attributes differ. Where owners are kept in attributes, files
+/// that lack theirs get them: a later step must find them.
 ///
 /// # Errors
 /// When the tree or a lower file can't be read, the tree comes from another kind of mount, or holds
@@ -70,6 +94,7 @@ pub fn index_tree(
     tree: BorrowedFd<'_>,
     form: &Form,
     below: &View,
+    owners: &Owners,
     lower_content: &LowerContent<'_>,
 ) -> Result<Index, LayerError> {
     let tree = reopen(tree).map_err(DiffError::from)?;
@@ -77,6 +102,7 @@ pub fn index_tree(
     let mut scan = Scan {
         form,
         below,
+        owners,
         lower_content,
         candidates: Vec::new(),
         directories: Vec::new(),
@@ -139,11 +165,15 @@ struct OpenDirectory {
     /// Names in the tree that aren't whiteouts; kept for opaque directories, where every other name
     /// of the view below is gone.
     names: Option<BTreeSet<Vec<u8>>>,
+    /// The group that what is made in it gets, if it hands its own on and the machine doesn't know
+    /// that.
+    group: Option<u32>,
 }
 
 struct Scan<'a> {
     form: &'a Form,
     below: &'a View,
+    owners: &'a Owners,
     lower_content: &'a LowerContent<'a>,
     candidates: Vec<Candidate>,
     directories: Vec<OpenDirectory>,
@@ -156,13 +186,16 @@ impl Scan<'_> {
         let failed = |error: io::Error| FsError::new("read the metadata of", b"", error);
         let stat = rustix::fs::fstat(tree).map_err(|error| failed(error.into()))?;
         let mut xattrs = Target::Open(tree).list(is_of_interest).map_err(failed)?;
-        let opaque = self.take_overlay_xattrs(b"", &mut xattrs)?;
-        let entry = self.entry(
-            Vec::new(),
-            &stat,
-            EntryKind::Directory { opaque: false },
-            xattrs,
-        );
+        let opaque = self.take_overlay_xattrs(b"", &mut xattrs)?.opaque;
+        let kind = EntryKind::Directory { opaque: false };
+        let over = xattrs.remove(OVERRIDE_STAT);
+        let mut entry = entry_of(Vec::new(), &stat, kind, xattrs);
+        if let Some(over) = over.filter(|_| self.keeps_owners())
+            && let Some(over) = OverrideStat::parse(&over)
+        {
+            override_stat::apply(&over, &mut entry);
+        }
+        let group = self.handed_on(&entry);
         let changed = self
             .below
             .get(b"")
@@ -176,6 +209,7 @@ impl Scan<'_> {
             path: Vec::new(),
             exists_below: true,
             names: opaque.then(BTreeSet::new),
+            group,
         });
         Ok(())
     }
@@ -201,17 +235,26 @@ impl Scan<'_> {
             names.insert(visited.name.to_vec());
         }
         let hides_below = parent.names.is_some();
+        let group = parent.group;
         let mut xattrs = Target::In(visited.directory, visited.name)
             .list(is_of_interest)
             .map_err(|error| {
                 FsError::new("read the extended attributes of", visited.path, error)
             })?;
-        let opaque = self.take_overlay_xattrs(visited.path, &mut xattrs)? || hides_below;
-        let mut entry = self.entry(visited.path.to_vec(), stat, kind, xattrs);
+        let marks = self.take_overlay_xattrs(visited.path, &mut xattrs)?;
+        let opaque = marks.opaque || hides_below;
+        let over = xattrs.remove(OVERRIDE_STAT);
+        let mut entry = entry_of(visited.path.to_vec(), stat, kind, xattrs);
         if kind == EntryKind::Symlink {
             entry.link = rustix::fs::readlinkat(visited.directory, visited.name, Vec::new())
                 .map_err(|error| FsError::new("read the link", visited.path, error))?
                 .into_bytes();
+        }
+        if self.keeps_owners() {
+            match over.and_then(|value| OverrideStat::parse(&value)) {
+                Some(over) => override_stat::apply(&over, &mut entry),
+                None => self.give_owner(&mut entry, visited, found, group, marks.copied_up)?,
+            }
         }
         if entry.is_directory() {
             self.push_directory(entry, found, opaque);
@@ -248,10 +291,12 @@ impl Scan<'_> {
 
     fn push_directory(&mut self, entry: Entry, found: Option<Found<'_>>, opaque: bool) {
         let below = found.filter(|found| found.entry.is_directory());
+        let group = self.handed_on(&entry);
         self.directories.push(OpenDirectory {
             path: entry.path.clone(),
             exists_below: below.is_some(),
             names: (opaque && below.is_some()).then(BTreeSet::new),
+            group,
         });
         // A directory's time changes whenever something in it comes and goes; alone it is no change.
         let changed = below.is_none_or(|found| !has_same_metadata(&entry, found.entry));
@@ -280,13 +325,14 @@ impl Scan<'_> {
         }
     }
 
-    /// Takes overlay's own attributes out; says whether they mark an opaque directory.
-    fn take_overlay_xattrs(&self, path: &[u8], xattrs: &mut Xattrs) -> Result<bool, DiffError> {
+    /// Takes overlay's own attributes out; says what they mark.
+    fn take_overlay_xattrs(&self, path: &[u8], xattrs: &mut Xattrs) -> Result<Marks, DiffError> {
         let prefix = self.form.xattr_namespace.overlay_prefix().as_bytes();
-        let mut opaque = false;
+        let mut marks = Marks::default();
         for (name, value) in xattrs.iter() {
             match name.strip_prefix(prefix) {
-                Some(b"opaque") => opaque |= value == b"y",
+                Some(b"opaque") => marks.opaque |= value == b"y",
+                Some(b"origin") => marks.copied_up = true,
                 Some(b"redirect" | b"metacopy") => {
                     return Err(DiffError::ForeignOverlay {
                         path: display_path(path),
@@ -297,35 +343,59 @@ impl Scan<'_> {
             }
         }
         xattrs.retain(|name, _| is_carried(name) || name == OVERRIDE_STAT);
-        Ok(opaque)
+        Ok(marks)
     }
 
-    fn entry(&self, path: Vec<u8>, stat: &Stat, kind: EntryKind, mut xattrs: Xattrs) -> Entry {
-        let override_stat = xattrs.remove(OVERRIDE_STAT);
-        let mut entry = Entry::new(path, kind);
-        entry.uid = stat.st_uid;
-        entry.gid = stat.st_gid;
-        entry.mtime = stat.st_mtime;
-        entry.xattrs = xattrs;
-        if kind != EntryKind::Symlink {
-            entry.mode = stat.st_mode & 0o7777;
-        }
-        match kind {
-            EntryKind::File => entry.size = u64::try_from(stat.st_size).unwrap_or(0),
-            EntryKind::CharDevice | EntryKind::BlockDevice => {
-                entry.device = (
-                    rustix::fs::major(stat.st_rdev),
-                    rustix::fs::minor(stat.st_rdev),
-                );
-            }
-            _ => {}
-        }
-        if self.form.ownership == Ownership::OverrideStat
-            && let Some(over) = override_stat.and_then(|value| OverrideStat::parse(&value))
+    fn keeps_owners(&self) -> bool {
+        self.form.ownership == Ownership::OverrideStat
+    }
+
+    /// The group that a directory hands on to what is made in it, where only its attribute knows.
+    fn handed_on(&self, directory: &Entry) -> Option<u32> {
+        (self.keeps_owners()
+            && directory.mode & SET_GROUP != 0
+            && !self.form.is_mapped(0, directory.gid))
+        .then_some(directory.gid)
+    }
+
+    /// The owner of a file that doesn't carry it, and where that isn't what the machine says, the
+    /// attribute that says so from now on.
+    fn give_owner(
+        &self,
+        entry: &mut Entry,
+        visited: &Visited<'_>,
+        found: Option<Found<'_>>,
+        group: Option<u32>,
+        copied_up: bool,
+    ) -> Result<(), DiffError> {
+        let failed = |error| FsError::new("note the owner of", visited.path, error);
+        let own = (entry.uid, entry.gid);
+        if let Some(noted) = self.owners.noted.get(&visited.stat.st_ino)
+            && born(visited).map_err(|error| failed(error.into()))? == Some(noted.born)
         {
-            over.apply(&mut entry);
+            (entry.uid, entry.gid) = (noted.uid, noted.gid);
+            return Ok(());
         }
-        entry
+        // Copies keep their attribute; one without was root's, who isn't the maker. A link can't tell
+        // that it was copied: one that is still the same was.
+        let untouched = found.filter(|found| {
+            copied_up && self.owners.maker.is_some()
+                || entry.kind == EntryKind::Symlink && found.entry.link == entry.link
+        });
+        if let Some(found) = untouched {
+            (entry.uid, entry.gid) = (found.entry.uid, found.entry.gid);
+        } else {
+            if let Some(maker) = self.owners.maker {
+                (entry.uid, entry.gid) = maker;
+            }
+            entry.gid = group.unwrap_or(entry.gid);
+        }
+        if (entry.uid, entry.gid) != own && (entry.is_file() || entry.is_directory()) {
+            Target::In(visited.directory, visited.name)
+                .set(OVERRIDE_STAT, &override_stat::encode(entry))
+                .map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Whether a file, link or device is just what the view below has.
@@ -422,6 +492,53 @@ impl Scan<'_> {
             ..Index::default()
         }
     }
+}
+
+/// What overlay's attributes say of a file.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    /// It hides the directory below it.
+    opaque: bool,
+    /// It was copied from below, as opposed to made.
+    copied_up: bool,
+}
+
+/// The bit of a directory's mode that hands its group on.
+const SET_GROUP: u32 = 0o2000;
+
+/// When a file was made, where the file system knows.
+fn born(visited: &Visited<'_>) -> Result<Option<(i64, u32)>, rustix::io::Errno> {
+    let found = rustix::fs::statx(
+        visited.directory,
+        visited.name,
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        rustix::fs::StatxFlags::BTIME,
+    )?;
+    let is_known = rustix::fs::StatxFlags::from_bits_retain(found.stx_mask)
+        .contains(rustix::fs::StatxFlags::BTIME);
+    Ok(is_known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
+}
+
+fn entry_of(path: Vec<u8>, stat: &Stat, kind: EntryKind, xattrs: Xattrs) -> Entry {
+    let mut entry = Entry::new(path, kind);
+    entry.uid = stat.st_uid;
+    entry.gid = stat.st_gid;
+    entry.mtime = stat.st_mtime;
+    entry.xattrs = xattrs;
+    if kind != EntryKind::Symlink {
+        entry.mode = stat.st_mode & 0o7777;
+    }
+    match kind {
+        EntryKind::File => entry.size = u64::try_from(stat.st_size).unwrap_or(0),
+        EntryKind::CharDevice | EntryKind::BlockDevice => {
+            entry.device = (
+                rustix::fs::major(stat.st_rdev),
+                rustix::fs::minor(stat.st_rdev),
+            );
+        }
+        _ => {}
+    }
+    entry
 }
 
 /// Opens a directory for reading that may be open as a path only.

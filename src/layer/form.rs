@@ -93,6 +93,11 @@ impl Form {
         hex
     }
 
+    /// Whether one user id of the machine stands for all of an image's.
+    pub fn has_one_id(&self) -> bool {
+        matches!(self.uid_map[..], [(_, _, 1)])
+    }
+
     /// Whether a file can really be owned by this user and group of the image.
     pub fn is_mapped(&self, uid: u32, gid: u32) -> bool {
         is_in(&self.uid_map, uid) && is_in(&self.gid_map, gid)

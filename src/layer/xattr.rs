@@ -12,7 +12,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 /// Holds owner, mode and kind where the file itself can't.
-pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
+pub(super) const OVERRIDE_STAT: &[u8] = crate::fs::override_stat::NAME.as_bytes();
 
 /// The kernel's own limits for the names of one file and for one value.
 const LIST_LIMIT: usize = 64 * 1024;

@@ -117,6 +117,16 @@ impl IdMaps {
         })
     }
 
+    /// Whether a user has an id here.
+    pub(super) fn has_user(&self, uid: u32) -> bool {
+        is_in(&self.users, uid)
+    }
+
+    /// Whether a group has an id here.
+    pub(super) fn has_group(&self, gid: u32) -> bool {
+        is_in(&self.groups, gid)
+    }
+
     /// Gives the maps to the new user namespace of process `pid`, with our own rights.
     pub(super) fn write(&self, pid: Pid) -> std::io::Result<()> {
         for (kind, ranges) in [(Kind::Users, &self.users), (Kind::Groups, &self.groups)] {
@@ -141,6 +151,12 @@ impl IdMaps {
         }
         Ok(())
     }
+}
+
+fn is_in(ranges: &[IdRange], id: u32) -> bool {
+    ranges
+        .iter()
+        .any(|(inside, _, count)| id.checked_sub(*inside).is_some_and(|n| n < *count))
 }
 
 fn run_map_program(kind: Kind, ranges: &[IdRange], pid: Pid) -> Result<(), MapError> {

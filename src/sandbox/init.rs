@@ -13,11 +13,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::UnshareFlags;
 
-use super::channel::retry;
+use super::channel::{Channel, retry};
 use super::launcher::StepFiles;
 use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
+use super::step::Guard;
+use super::supervisor::{self, Plan};
 use super::{cgroup, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
@@ -62,7 +64,8 @@ pub(super) fn run(init: Init<'_>) -> ! {
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
         .and_then(|()| prepare(spec, &mut files))
         .and_then(|()| {
-            let step = start_step(spec, &files, &to, filter)?;
+            let plan = Plan::of(spec, &files.passed)?;
+            let step = start_step(spec, &files, &to, filter, plan)?;
             // The readers of the step's output see its end when the step's processes are gone.
             drop(files);
             watch(&step, &signals, lifeline)
@@ -182,20 +185,38 @@ struct Started {
     events: OwnedFd,
 }
 
-/// Forks the step's process.
+/// Forks the step's process, and starts its supervisor where it needs one.
 fn start_step(
     spec: &SandboxSpec,
     files: &StepFiles,
     report: &OwnedFd,
     filter: &[Instruction],
+    plan: Option<Plan>,
 ) -> Result<Started, SetupFailure> {
     let failed = |message: &str, errno| SetupFailure::new(Stage::Process, message, errno);
     let events =
         syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
-    match syscall::fork().map_err(|errno| failed("can't start a process", errno))? {
-        syscall::Fork::Child => step::run(spec, files, report, filter),
-        syscall::Fork::Parent(pid) => Ok(Started { pid, events }),
+    let start = |guard: Guard<'_>| match syscall::fork() {
+        Ok(syscall::Fork::Child) => step::run(spec, files, report, &guard),
+        Ok(syscall::Fork::Parent(pid)) => Ok(pid),
+        Err(errno) => Err(failed("can't start a process", errno)),
+    };
+    let Some(plan) = plan else {
+        let pid = start(Guard::Filter(filter))?;
+        return Ok(Started { pid, events });
+    };
+    let failed = |errno| SetupFailure::new(Stage::Seccomp, "can't supervise the step", errno);
+    let (near, far) = Channel::pair().map_err(failed)?;
+    let pid = start(Guard::Supervised(&plan, &far))?;
+    drop(far);
+    // From here on this process has threads: it forks no more.
+    if let Ok(Some(received)) = near.receive::<()>()
+        && let Some(listener) = received.descriptors.into_iter().next()
+    {
+        supervisor::start(listener, plan).map_err(failed)?;
     }
+    // Else the step's process ended before; it has said why.
+    Ok(Started { pid, events })
 }
 
 /// Waits until the step's process, or rbuild, ends; passes signals on meanwhile.

@@ -13,6 +13,7 @@
 //! | `step` | user, groups, capabilities, and the program |
 //! | [`terminal`] | a terminal of a sandbox's own, and its way out to the main process |
 //! | `seccomp` | the system calls that a step may make |
+//! | `supervisor` | answers some of them, where the kernel can't keep owners |
 //! | [`outside`] | other programs, run as the caller |
 //! | `id_map` | ids in user namespaces |
 //! | `syscall` | the project's unsafe code |
@@ -36,6 +37,7 @@ mod seccomp;
 pub mod spec;
 mod standard_mounts;
 mod step;
+mod supervisor;
 mod syscall;
 pub mod terminal;
 
@@ -47,6 +49,7 @@ pub use limits::{LimitKind, Ulimit, UnknownLimit};
 pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
-    HostPath, MountSource, Network, Outcome, Resources, STANDARD_MOUNT_POINTS, SandboxMount,
-    SandboxSpec, Security, SetupFailure, Stage, TerminalSpec, Writable, XattrNamespace,
+    HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome, Resources,
+    STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec, Security, SetupFailure, Stage, TerminalSpec,
+    Writable, XattrNamespace,
 };

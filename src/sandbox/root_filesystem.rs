@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
 use crate::fs::Root;
+use crate::fs::override_stat::{self, OverrideStat};
 
 use super::in_root;
 use super::mount::{self, Overlay, OverlayError};
@@ -245,7 +246,9 @@ impl RootFilesystem {
                 let content = descriptor(passed, *index)?;
                 self.names += 1;
                 let name = self.names.to_string();
-                let mount = write_file(self.stage.as_fd(), &name, content, *mode, (*uid, *gid))
+                let noted = spec.owners.is_some();
+                let owner = (*uid, *gid);
+                let mount = write_file(self.stage.as_fd(), &name, content, *mode, owner, noted)
                     .map_err(|(message, errno)| failed(message, errno))?;
                 let attributes =
                     nosuid | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -396,6 +399,7 @@ fn write_file(
     content: &OwnedFd,
     mode: u32,
     (uid, gid): (u32, u32),
+    has_noted_owners: bool,
 ) -> Result<OwnedFd, (&'static str, Errno)> {
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(stage, name, create, Mode::RUSR | Mode::WUSR)
@@ -417,11 +421,16 @@ fn write_file(
             rest = &rest[written..];
         }
     }
-    rustix::fs::fchown(
+    let owned = rustix::fs::fchown(
         &file,
         Some(rustix::fs::Uid::from_raw(uid)),
         Some(rustix::fs::Gid::from_raw(gid)),
-    )
+    );
+    match owned {
+        // The one id that there is stands for this one, too; the note is for who looks.
+        Err(Errno::INVAL) if has_noted_owners => note_owner(&file, (uid, gid), mode),
+        other => other,
+    }
     .map_err(|errno| {
         (
             "the wanted owner is not mapped in this user namespace, for",
@@ -431,4 +440,24 @@ fn write_file(
     rustix::fs::fchmod(&file, Mode::from(mode & 0o7777))
         .map_err(|errno| ("can't set the permissions for", errno))?;
     mount::clone_tree(file.as_fd(), false).map_err(|errno| ("can't mount the file for", errno))
+}
+
+/// Notes the owner of a file in memory. Before Linux 6.6 there is no place for that: the file is
+/// root's, then.
+fn note_owner(file: &OwnedFd, (uid, gid): (u32, u32), mode: u32) -> Result<(), Errno> {
+    let over = OverrideStat {
+        uid,
+        gid,
+        mode,
+        kind: override_stat::Kind::File,
+    };
+    match rustix::fs::fsetxattr(
+        file,
+        override_stat::NAME,
+        &over.format(),
+        rustix::fs::XattrFlags::empty(),
+    ) {
+        Err(Errno::NOTSUP) => Ok(()),
+        other => other,
+    }
 }

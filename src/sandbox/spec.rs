@@ -150,6 +150,32 @@ pub struct Resources {
     pub cgroup: Option<usize>,
 }
 
+/// How owners of files are kept that the machine has no ids for: in attributes, by a supervisor of
+/// the step's system calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedOwners {
+    /// Files of the image that can carry no attribute, and are not root's.
+    pub noted: Vec<NotedPath>,
+    /// Which of [`SandboxFiles::passed`](super::SandboxFiles) takes the notes on what the step makes
+    /// of that kind: after each other, [`NOTE_LENGTH`] bytes each, little-endian: inode number (8),
+    /// birth in seconds (8) and nanoseconds (4), user (4), group (4).
+    pub notes: usize,
+}
+
+/// Length of a note in bytes.
+pub const NOTE_LENGTH: usize = 28;
+
+/// A file and its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedPath {
+    /// Where, inside the root.
+    pub path: Vec<u8>,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
 /// A step and everything around it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -186,6 +212,8 @@ pub struct SandboxSpec {
     pub terminal: Option<TerminalSpec>,
     /// What the step may use of the machine.
     pub resources: Resources,
+    /// How owners are kept that the machine can't give; `None` where it can give all.
+    pub owners: Option<NotedOwners>,
 }
 
 /// A terminal made inside of a sandbox, so that programs there know it by a name of theirs.

@@ -6,15 +6,19 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Access, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use super::channel::Channel;
+use super::id_map::IdMaps;
 use super::launcher::StepFiles;
 use super::seccomp::Instruction;
 use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
+use super::supervisor::Plan;
+use super::syscall::notification;
 use super::{init, limits, syscall};
 
 /// What Docker leaves to a container.
@@ -33,14 +37,37 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// What stands between a step and the kernel.
+pub(super) enum Guard<'a> {
+    /// A system call filter.
+    Filter(&'a [Instruction]),
+    /// A filter that leaves calls to a supervisor, which waits for them at the other end.
+    Supervised(&'a Plan, &'a Channel),
+}
+
+impl Guard<'_> {
+    fn install(&self) -> Result<(), Errno> {
+        match self {
+            Self::Filter(filter) => syscall::install_filter(filter),
+            Self::Supervised(plan, line) => {
+                let listener = notification::install_listening_filter(&plan.filter())?;
+                line.send(&(), &[OwnedFd::from(listener).as_fd()])
+            }
+        }
+    }
+
+    /// The user and group that the step is to be where this user namespace doesn't know them.
+    fn foreign_user(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Filter(_) => None,
+            Self::Supervised(plan, _) => plan.foreign_user(),
+        }
+    }
+}
+
 /// Becomes the step's program, or reports why that can't be.
-pub(super) fn run(
-    spec: &SandboxSpec,
-    files: &StepFiles,
-    report: &OwnedFd,
-    filter: &[Instruction],
-) -> ! {
-    let Err(outcome) = become_step(spec, files, filter);
+pub(super) fn run(spec: &SandboxSpec, files: &StepFiles, report: &OwnedFd, guard: &Guard<'_>) -> ! {
+    let Err(outcome) = become_step(spec, files, guard);
     init::report(report, &outcome);
     syscall::exit(127)
 }
@@ -48,17 +75,13 @@ pub(super) fn run(
 fn become_step(
     spec: &SandboxSpec,
     files: &StepFiles,
-    filter: &[Instruction],
+    guard: &Guard<'_>,
 ) -> Result<Infallible, Outcome> {
-    set_up(spec, files, filter).map_err(Outcome::SetupFailed)?;
+    set_up(spec, files, guard).map_err(Outcome::SetupFailed)?;
     Err(start(spec))
 }
 
-fn set_up(
-    spec: &SandboxSpec,
-    files: &StepFiles,
-    filter: &[Instruction],
-) -> Result<(), SetupFailure> {
+fn set_up(spec: &SandboxSpec, files: &StepFiles, guard: &Guard<'_>) -> Result<(), SetupFailure> {
     let failed =
         |stage: Stage, message: &'static str| move |errno| SetupFailure::new(stage, message, errno);
     // A session of its own, without a controlling terminal.
@@ -81,15 +104,26 @@ fn set_up(
             "can't limit the capability bounding set",
         ))?;
     }
-    set_groups(spec)?;
+    if let Some((uid, gid)) = guard.foreign_user() {
+        become_foreign(uid, gid).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            let message = format!("can't become user {uid} in a user namespace of its own");
+            SetupFailure::new(Stage::User, message, errno)
+        })?;
+    } else {
+        set_groups(spec)?;
+    }
     if spec.security == Security::Sandbox {
         // Before the user changes: without `no_new_privs` it takes CAP_SYS_ADMIN.
-        syscall::install_filter(filter).map_err(failed(
+        guard.install().map_err(failed(
             Stage::Seccomp,
             "can't install the system call filter",
         ))?;
     }
     limits::apply(&spec.resources.ulimits)?;
+    if guard.foreign_user().is_some() {
+        return drop_capabilities().map_err(failed(Stage::Capabilities, "can't set capabilities"));
+    }
     let uid = Uid::from_raw(spec.uid);
     // Capabilities go with user 0; the kernel clears them for any other.
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| {
@@ -159,8 +193,42 @@ fn limit_bounding_set() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Becomes a user whom this user namespace doesn't know: the one id that there is has the user's
+/// number in another user namespace. Files of the image are all the user's own there.
+fn become_foreign(uid: u32, gid: u32) -> std::io::Result<()> {
+    syscall::unshare(UnshareFlags::NEWUSER)?;
+    // What init hides from others it hides from its copy, too: the maps are written by name.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
+    IdMaps {
+        users: vec![(uid, 0, 1)],
+        groups: vec![(gid, 0, 1)],
+    }
+    .write_own()
+}
+
+/// Gives up every capability, as the kernel does for who stops being user 0.
+fn drop_capabilities() -> Result<(), Errno> {
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
 fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
-    let groups: Vec<Gid> = spec.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let maps = IdMaps::current().ok();
+    let is_known =
+        |gid: u32| spec.owners.is_none() || maps.as_ref().is_none_or(|maps| maps.has_group(gid));
+    // A group that no id stands for is noted on what the step makes.
+    let groups: Vec<Gid> = spec
+        .groups
+        .iter()
+        .filter(|gid| is_known(**gid))
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
     match rustix::thread::set_thread_groups(&groups) {
         // Where one id only is mapped, the kernel lets nobody change groups.
         Err(Errno::PERM) if groups_are_fixed() => {}
@@ -169,7 +237,10 @@ fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
             SetupFailure::new(Stage::User, message, errno)
         })?,
     }
-    let gid = Gid::from_raw(spec.gid);
+    let gid = match is_known(spec.gid) {
+        true => Gid::from_raw(spec.gid),
+        false => Gid::ROOT,
+    };
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| {
         let hint = if errno == Errno::INVAL {
             ": it is not mapped in this user namespace"

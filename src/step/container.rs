@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::StepError;
 use super::mount_points::Kind;
+use super::noted_owners::OwnerNotes;
 use super::owner::Accounts;
 pub use super::run::HOSTNAME;
 use super::run::mounts::{hosts, resolv_conf, writable_in};
@@ -174,7 +175,9 @@ pub fn start(
         None => (None, None),
     };
     let upper = store.new_tree(materializer.form())?;
-    run::prepare_upper(upper.path(), &view)?;
+    run::prepare_upper(upper.path(), materializer.form(), &view)?;
+    // What it notes goes with what it writes.
+    let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly.passed)?;
     let work = store.scratch()?;
     let spec = SandboxSpec {
         lower,
@@ -200,6 +203,7 @@ pub fn start(
             shm_size: container.settings.shm_size,
             cgroup: assembly.cgroup,
         },
+        owners,
     };
     assembly.scratch.push(work);
     let files = SandboxFiles {

@@ -11,6 +11,7 @@ pub mod container;
 pub mod copy;
 mod image;
 mod mount_points;
+mod noted_owners;
 mod owner;
 mod run;
 mod workdir;

@@ -101,6 +101,7 @@ impl Fixture {
     /// A step that runs a program as user 0.
     pub(crate) fn program(&self, args: &[&str]) -> SandboxSpec {
         SandboxSpec {
+            owners: None,
             lower: vec![HostPath::from(&self.base)],
             writable: self.writable(),
             xattr_namespace: self.processes.xattr_namespace,

@@ -41,7 +41,7 @@ use crate::digest::ImageId;
 use crate::layer::form::{Form, Ownership, XattrNamespace};
 use crate::reference::Reference;
 use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
-use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes};
+use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes, Rung};
 use crate::store::{RootChoice, RootEnvironment, Store, StoreError, default_root};
 
 /// What every command is given.
@@ -136,7 +136,11 @@ impl Context {
                 },
                 uid_map: self.processes.uid_map.clone(),
                 gid_map: self.processes.gid_map.clone(),
-                ownership: Ownership::Real,
+                ownership: match self.processes.isolation.rung() {
+                    // Every id of an image has one here, and is told apart by the kernel.
+                    Rung::Root => Ownership::Real,
+                    _ => Ownership::OverrideStat,
+                },
             },
             outside: self.processes.outside.clone(),
             launcher,

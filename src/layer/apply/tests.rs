@@ -32,10 +32,13 @@ fn layer(entries: Vec<Entry>) -> Vec<u8> {
 
 /// Everything in a tree as the index of a layer over nothing, whiteouts left out.
 fn tree_view(tree: &Tree) -> View {
-    let index =
-        crate::layer::diff::index_tree(tree.fd(), &own_form(), &View::default(), &|_, _| {
-            Err(io::ErrorKind::NotFound.into())
-        });
+    let index = crate::layer::diff::index_tree(
+        tree.fd(),
+        &own_form(),
+        &View::default(),
+        &crate::layer::diff::Owners::default(),
+        &|_, _| Err(io::ErrorKind::NotFound.into()),
+    );
     View::new(vec![Arc::new(index.unwrap())])
 }
 
@@ -424,9 +427,13 @@ fn owners_outside_the_map_are_refused_or_noted() {
         .unwrap();
     assert_eq!(value.as_deref(), Some(&b"4242:4343:04711:file"[..]));
     // Read back, the owners are the layer's again; a link's is known from the index alone.
-    let read = crate::layer::diff::index_tree(tree.fd(), &form, &below, &|_, _| {
-        Err(io::ErrorKind::NotFound.into())
-    });
+    let read = crate::layer::diff::index_tree(
+        tree.fd(),
+        &form,
+        &below,
+        &crate::layer::diff::Owners::default(),
+        &|_, _| Err(io::ErrorKind::NotFound.into()),
+    );
     let read = read.unwrap();
     let mut expected = index.get(b"file").unwrap().clone();
     expected.offset = None;
@@ -457,9 +464,13 @@ fn devices_are_made_or_stood_in_for() {
         }
         // What a step leaves alone is no change, stand-in or not.
         let below = View::new(vec![Arc::new(index)]);
-        let read = crate::layer::diff::index_tree(tree.fd(), &form, &below, &|_, _| {
-            Err(io::ErrorKind::NotFound.into())
-        });
+        let read = crate::layer::diff::index_tree(
+            tree.fd(),
+            &form,
+            &below,
+            &crate::layer::diff::Owners::default(),
+            &|_, _| Err(io::ErrorKind::NotFound.into()),
+        );
         assert_eq!(read.unwrap(), Index::default(), "{ownership:?}");
     }
 }

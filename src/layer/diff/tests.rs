@@ -72,10 +72,16 @@ impl Below {
     }
 
     fn index(&self, upper: BorrowedFd<'_>) -> Index {
-        index_tree(upper, &own_form(), &self.view, &|_, found| {
-            let content = self.contents[found.layer][&found.entry.path].clone();
-            Ok(Box::new(io::Cursor::new(content)))
-        })
+        index_tree(
+            upper,
+            &own_form(),
+            &self.view,
+            &Owners::default(),
+            &|_, found| {
+                let content = self.contents[found.layer][&found.entry.path].clone();
+                Ok(Box::new(io::Cursor::new(content)))
+            },
+        )
         .unwrap()
     }
 }
@@ -311,6 +317,7 @@ fn a_mount_of_extracted_layers_shows_what_the_view_says() {
             std::os::fd::AsFd::as_fd(&merged),
             &own_form(),
             &View::default(),
+            &Owners::default(),
             &no_lower,
         )
         .unwrap();
@@ -378,7 +385,14 @@ fn an_upper_directory_made_by_hand_is_understood() {
     assert_eq!(names, [b"user.kept".to_vec()]);
 
     mark(&format!("{}redirect", namespace.overlay_prefix()), b"/x");
-    let error = index_tree(upper.fd(), &own_form(), &below.view, &no_lower).unwrap_err();
+    let error = index_tree(
+        upper.fd(),
+        &own_form(),
+        &below.view,
+        &Owners::default(),
+        &no_lower,
+    )
+    .unwrap_err();
     assert!(
         error
             .to_string()
@@ -392,7 +406,14 @@ fn names_that_readers_take_for_deletions_are_refused() {
     let upper = Tree::new();
     std::fs::create_dir(upper.path("dir")).unwrap();
     std::fs::write(upper.path("dir/.wh.x"), "").unwrap();
-    let error = index_tree(upper.fd(), &own_form(), &View::default(), &no_lower).unwrap_err();
+    let error = index_tree(
+        upper.fd(),
+        &own_form(),
+        &View::default(),
+        &Owners::default(),
+        &no_lower,
+    )
+    .unwrap_err();
     assert!(
         error
             .to_string()
@@ -417,7 +438,14 @@ fn markers_of_the_other_namespace_mean_nothing() {
         xattr_namespace: XattrNamespace::Trusted,
         ..own_form()
     };
-    let index = index_tree(upper.fd(), &form, &View::default(), &no_lower).unwrap();
+    let index = index_tree(
+        upper.fd(),
+        &form,
+        &View::default(),
+        &Owners::default(),
+        &no_lower,
+    )
+    .unwrap();
     assert!(index.get(b"dir").unwrap().xattrs.is_empty());
 }
 
@@ -431,7 +459,14 @@ fn times_are_clamped_when_asked() {
         &root_below(),
     )
     .unwrap();
-    let index = index_tree(tree.fd(), &own_form(), &root_below(), &no_lower).unwrap();
+    let index = index_tree(
+        tree.fd(),
+        &own_form(),
+        &root_below(),
+        &Owners::default(),
+        &no_lower,
+    )
+    .unwrap();
     for (clamp, expected) in [(None, 1000), (Some(5), 5), (Some(2000), 1000)] {
         let (_, written) = write_tree_tar(
             tree.fd(),
@@ -451,7 +486,14 @@ fn times_are_clamped_when_asked() {
 fn a_file_that_changed_since_is_an_error() {
     let tree = Tree::new();
     std::fs::write(tree.path("file"), "one").unwrap();
-    let index = index_tree(tree.fd(), &own_form(), &View::default(), &no_lower).unwrap();
+    let index = index_tree(
+        tree.fd(),
+        &own_form(),
+        &View::default(),
+        &Owners::default(),
+        &no_lower,
+    )
+    .unwrap();
     std::fs::write(tree.path("file"), "three").unwrap();
     let error = write_tree_tar(tree.fd(), &index, None, Vec::new()).unwrap_err();
     assert!(error.to_string().contains("`/file` changed"), "{error}");
@@ -477,7 +519,7 @@ proptest! {
         let tree = Tree::new();
         let extracted = extract(tar.as_slice(), tree.fd(), &own_form(), &root_below()).unwrap();
         prop_assert_eq!(&extracted, &index);
-        let read = index_tree(tree.fd(), &own_form(), &root_below(), &no_lower).unwrap();
+        let read = index_tree(tree.fd(), &own_form(), &root_below(), &Owners::default(), &no_lower).unwrap();
         let (again, written) = write_tree_tar(tree.fd(), &read, None, Vec::new()).unwrap();
         prop_assert_eq!(&written, &index);
         prop_assert!(again == tar);

@@ -10,10 +10,12 @@
 //! arguments are.
 
 mod allowed;
+pub(super) mod supervised;
 
 use std::collections::BTreeMap;
 
 use allowed::{ALLOWED, N};
+use supervised::{Supervision, Treatment};
 
 /// One BPF instruction, laid out as the kernel's `struct sock_filter`.
 #[repr(C)]
@@ -30,10 +32,12 @@ const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const JUMP_IF_ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const MASK: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 const RETURN_ALLOW: u32 = 0x7fff_0000;
 const RETURN_ERROR: u32 = 0x0005_0000;
+const RETURN_NOTIFY: u32 = 0x7fc0_0000;
 const RETURN_KILL_PROCESS: u32 = 0x8000_0000;
 
 /// Offsets in `struct seccomp_data`; of the first argument, the half that the calls looked at
@@ -103,14 +107,40 @@ enum Action {
     Personality,
     /// Allowed but for some address families.
     Socket,
+    /// Answered with 0 and not carried out.
+    Pretend,
+    /// Left to the supervisor.
+    Notify,
+    /// Left to the supervisor where the argument of this index is the mode of a device.
+    NotifyDevice(u32),
+}
+
+impl From<Treatment> for Action {
+    fn from(treatment: Treatment) -> Self {
+        match treatment {
+            Treatment::Pretend => Self::Pretend,
+            Treatment::Hide => Self::Refuse(libc::ENOSYS),
+            Treatment::Ask => Self::Notify,
+            Treatment::AskForDevices(argument) => Self::NotifyDevice(argument),
+        }
+    }
 }
 
 /// Docker's default filter for Docker's default capabilities.
 pub(super) fn default_filter() -> Vec<Instruction> {
+    filter(None)
+}
+
+/// The same, with some of the calls that it allows left to a supervisor.
+pub(super) fn supervised_filter(supervision: Supervision) -> Vec<Instruction> {
+    filter(Some(supervision))
+}
+
+fn filter(supervision: Option<Supervision>) -> Vec<Instruction> {
     let mut program = vec![load(ARCHITECTURE)];
     for architecture in &ARCHITECTURES {
         let mut body = vec![load(NUMBER)];
-        body.extend(search(&ranges(architecture)));
+        body.extend(search(&ranges(architecture, supervision)));
         program.push(branch(JUMP_IF_EQUAL, architecture.audit, 1, 0));
         program.push(jump(body.len()));
         program.extend(body);
@@ -120,7 +150,7 @@ pub(super) fn default_filter() -> Vec<Instruction> {
 }
 
 /// The first number of each range, with what happens from there to the next one.
-fn ranges(architecture: &Architecture) -> Vec<(u32, Action)> {
+fn ranges(architecture: &Architecture, supervision: Option<Supervision>) -> Vec<(u32, Action)> {
     let mut ranges: Vec<(u32, Action)> = Vec::new();
     let mut push = |number: u32, action: Action| {
         if ranges.last().is_none_or(|(_, last)| *last != action) {
@@ -132,9 +162,14 @@ fn ranges(architecture: &Architecture) -> Vec<(u32, Action)> {
     {
         let mut calls: BTreeMap<u32, Action> = ALLOWED
             .iter()
-            .map(|(_, numbers)| numbers[column])
-            .filter(|number| *number != N)
-            .map(|number| (number, Action::Allow))
+            .map(|(name, numbers)| {
+                let treatment = supervision.and_then(|supervision| supervision.of(name, column));
+                (
+                    numbers[column],
+                    treatment.map_or(Action::Allow, Action::from),
+                )
+            })
+            .filter(|(number, _)| *number != N)
             .collect();
         calls.insert(clone, Action::Clone);
         calls.insert(clone3, Action::Refuse(libc::ENOSYS));
@@ -187,6 +222,16 @@ fn act(action: Action) -> Vec<Instruction> {
         ],
         Action::Personality => one_of(&PERSONALITIES, allow, refuse),
         Action::Socket => one_of(&REFUSED_ADDRESS_FAMILIES, refuse, allow),
+        Action::Pretend => vec![ret(RETURN_ERROR)],
+        Action::Notify => vec![ret(RETURN_NOTIFY)],
+        Action::NotifyDevice(argument) => vec![
+            load(FIRST_ARGUMENT + 8 * argument),
+            branch(MASK, libc::S_IFMT, 0, 0),
+            branch(JUMP_IF_EQUAL, libc::S_IFCHR, 2, 0),
+            branch(JUMP_IF_EQUAL, libc::S_IFBLK, 1, 0),
+            allow,
+            ret(RETURN_NOTIFY),
+        ],
     }
 }
 
@@ -233,6 +278,15 @@ mod tests {
 
     /// Runs a program as the kernel would.
     fn run(program: &[Instruction], architecture: u32, number: u32, argument: u32) -> u32 {
+        run_with(program, architecture, number, [argument, 0, 0])
+    }
+
+    fn run_with(
+        program: &[Instruction],
+        architecture: u32,
+        number: u32,
+        arguments: [u32; 3],
+    ) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let Instruction {
@@ -250,10 +304,13 @@ mod tests {
                     accumulator = match value {
                         NUMBER => number,
                         ARCHITECTURE => architecture,
-                        FIRST_ARGUMENT => argument,
+                        other if other >= FIRST_ARGUMENT && other % 8 == 0 => {
+                            arguments[(other - FIRST_ARGUMENT) as usize / 8]
+                        }
                         other => panic!("load at {other}"),
                     }
                 }
+                MASK => accumulator &= value,
                 JUMP => at += value as usize,
                 JUMP_IF_EQUAL => take(accumulator == value),
                 JUMP_IF_AT_LEAST => take(accumulator >= value),
@@ -339,5 +396,61 @@ mod tests {
             PERM,
             "x32"
         );
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_supervisor_gets_what_it_answers_and_nothing_else() {
+        let (x86_64, x86) = (0xc000_003e, 0x4000_0003);
+        let root = supervised_filter(Supervision::Owners { is_root: true });
+        let user = supervised_filter(Supervision::Owners { is_root: false });
+        assert!(root.len() < 4096 && user.len() < 4096, "{}", root.len());
+        let device = libc::S_IFCHR | 0o600;
+        let cases: [(&str, u32, u32, [u32; 3], u32); 14] = [
+            ("read", x86_64, 0, [0; 3], RETURN_ALLOW),
+            ("openat", x86_64, 257, [0; 3], RETURN_ALLOW),
+            ("fchownat", x86_64, 260, [0; 3], RETURN_NOTIFY),
+            ("newfstatat", x86_64, 262, [0; 3], RETURN_NOTIFY),
+            ("statx", x86_64, 332, [0; 3], RETURN_NOTIFY),
+            ("setxattrat", x86_64, 463, [0; 3], NOSYS),
+            (
+                "mknod of a device",
+                x86_64,
+                133,
+                [0, device, 0],
+                RETURN_NOTIFY,
+            ),
+            (
+                "mknod of a pipe",
+                x86_64,
+                133,
+                [0, libc::S_IFIFO, 0],
+                RETURN_ALLOW,
+            ),
+            (
+                "mknodat of a device",
+                x86_64,
+                259,
+                [0, 0, device],
+                RETURN_NOTIFY,
+            ),
+            (
+                "mknodat of a file",
+                x86_64,
+                259,
+                [0, device, 0o644],
+                RETURN_ALLOW,
+            ),
+            ("mount", x86_64, 165, [0; 3], PERM),
+            ("chown32 on x86", x86, 212, [0; 3], RETURN_NOTIFY),
+            ("the oldest stat on x86", x86, 106, [0; 3], RETURN_ALLOW),
+            ("setuid of root", x86_64, 105, [0; 3], RETURN_ERROR),
+        ];
+        for (name, architecture, number, arguments, expected) in cases {
+            let got = run_with(&root, architecture, number, arguments);
+            assert_eq!(got, expected, "{name}");
+        }
+        // Who isn't root is told the truth about changing users.
+        assert_eq!(run(&user, x86_64, 105, 0), RETURN_ALLOW);
     }
 }

@@ -23,10 +23,13 @@ use self::mounts::Prepared;
 use self::output::{Log, Output};
 use self::redact::Values;
 use super::mount_points::{Kind, MountPoints, root_entry};
+use super::noted_owners::OwnerNotes;
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{MountKind, NetworkMode, Run, RunSettings};
+use crate::layer::diff::Owners;
+use crate::layer::form::Form;
 use crate::layer::view::{Found, View};
 use crate::layer::{apply, diff};
 use crate::sandbox::{
@@ -93,8 +96,11 @@ impl StepContext {
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
         let _cgroup = assembly.enter_cgroup(&run.settings)?;
         let upper = self.store().new_tree(self.materializer.form())?;
-        prepare_upper(upper.path(), &view)?;
-        let spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
+        prepare_upper(upper.path(), self.materializer.form(), &view)?;
+        let form = self.materializer.form();
+        let (notes, owners) = OwnerNotes::prepare(form, &view, &user, &mut assembly.passed)?;
+        let mut spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
+        spec.owners = owners;
         let output = Arc::new(Output {
             id: working.id(),
             events: Arc::clone(&self.events),
@@ -105,7 +111,7 @@ impl StepContext {
         });
         let outcome = self.start(launcher, spec, assembly.passed, &output)?;
         succeed(run, outcome)?;
-        self.commit(key, parent, &view, upper, &assembly.points)
+        self.commit(key, parent, &view, upper, &notes.read()?, &assembly.points)
     }
 
     fn spec(
@@ -143,6 +149,7 @@ impl StepContext {
                 shm_size: run.settings.shm_size,
                 cgroup: assembly.cgroup,
             },
+            owners: None,
         };
         assembly.scratch.push(work);
         Ok(spec)
@@ -201,6 +208,7 @@ impl StepContext {
         parent: &Snapshot,
         view: &View,
         upper: PendingTree,
+        owners: &Owners,
         points: &MountPoints,
     ) -> Result<StepResult, StepError> {
         let directory = File::open(upper.path()).map_err(failed("opening the step's changes"))?;
@@ -218,6 +226,7 @@ impl StepContext {
             directory.as_fd(),
             self.materializer.form(),
             view,
+            owners,
             &|_, found| lower(found),
         )
         .map_err(RunError::Changes)?;
@@ -385,10 +394,10 @@ pub(super) fn environment(
 }
 
 /// The root directory of an overlay mount has the attributes of its upper directory.
-pub(super) fn prepare_upper(upper: &Path, view: &View) -> Result<(), RunError> {
+pub(super) fn prepare_upper(upper: &Path, form: &Form, view: &View) -> Result<(), RunError> {
     let root = root_entry(view);
     let what = "preparing the step's root directory";
-    std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)).map_err(failed(what))?;
+    apply::set_folder_owner(upper, form, (root.uid, root.gid)).map_err(RunError::Changes)?;
     std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode))
         .map_err(failed(what))?;
     let time = std::time::UNIX_EPOCH

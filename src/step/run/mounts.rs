@@ -365,7 +365,8 @@ impl StepContext {
             if let Prepared::Files(snapshot, path) = prepared {
                 self.fill(&folder, snapshot, path)?;
             }
-            std::os::unix::fs::chown(&folder, Some(*uid), Some(*gid)).map_err(failed(what))?;
+            apply::set_folder_owner(&folder, self.materializer.form(), (*uid, *gid))
+                .map_err(RunError::Changes)?;
             let permissions = std::fs::Permissions::from_mode(*mode);
             std::fs::set_permissions(&folder, permissions).map_err(failed(what))?;
         }

@@ -5,6 +5,8 @@
 //! Nothing else belongs here: no policy, no paths, no decisions.
 #![allow(unsafe_code)]
 
+pub(super) mod notification;
+
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -1,0 +1,174 @@
+//! The system calls that a supervisor answers where the kernel can't keep owners: which they are,
+//! and what each one's arguments mean.
+//!
+//! Data only; what is answered is decided in [`supervisor`](crate::sandbox::supervisor).
+
+use std::collections::HashMap;
+
+use super::ARCHITECTURES;
+use super::allowed::{ALLOWED, N};
+
+/// Why a sandbox is supervised, and who its step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum Supervision {
+    /// One user id of the machine stands for all of the image's.
+    Owners {
+        /// Whether the step begins as user 0, who may become anybody.
+        is_root: bool,
+    },
+}
+
+/// What becomes of a call that the filter alone would allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Treatment {
+    /// It succeeds without being carried out.
+    Pretend,
+    /// It seems not to exist.
+    Hide,
+    /// It is the supervisor's.
+    Ask,
+    /// It is the supervisor's where the argument of this index is the mode of a device.
+    AskForDevices(u32),
+}
+
+/// How a call names its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum Naming {
+    /// The first argument is a path; links are followed.
+    Path,
+    /// The first argument is a path; a link is itself.
+    Link,
+    /// The first argument is a descriptor.
+    Descriptor,
+    /// The first two arguments are a directory's descriptor and a path.
+    At,
+}
+
+/// How a call tells what a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum StatLayout {
+    /// `struct stat` of the machine's own programs.
+    Native,
+    /// `struct stat64` of 32-bit x86.
+    X86,
+}
+
+/// A call that the supervisor answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum Call {
+    /// chown and its kin; with `narrow`, ids have 16 bits.
+    Chown { naming: Naming, narrow: bool },
+    /// mknod and mknodat, of a device.
+    Mknod { naming: Naming },
+    /// stat and its kin.
+    Stat { naming: Naming, layout: StatLayout },
+    /// statx.
+    Statx,
+    /// setxattr and its kin.
+    SetXattr { naming: Naming },
+    /// removexattr and its kin.
+    RemoveXattr { naming: Naming },
+    /// listxattr and its kin.
+    ListXattr { naming: Naming },
+    /// chroot, of which the supervisor has to know.
+    Chroot,
+}
+
+/// Columns of [`ALLOWED`] whose programs have 16-bit ids in their oldest calls, and another `stat`.
+const X86: usize = 1;
+const ARM: usize = 4;
+
+/// Changes of user and group.
+const IDENTITY: [&str; 18] = [
+    "setfsgid",
+    "setfsgid32",
+    "setfsuid",
+    "setfsuid32",
+    "setgid",
+    "setgid32",
+    "setgroups",
+    "setgroups32",
+    "setregid",
+    "setregid32",
+    "setresgid",
+    "setresgid32",
+    "setresuid",
+    "setresuid32",
+    "setreuid",
+    "setreuid32",
+    "setuid",
+    "setuid32",
+];
+
+impl Supervision {
+    /// What becomes of the call of this name, for programs of this column.
+    pub(super) fn of(self, name: &str, column: usize) -> Option<Treatment> {
+        let Self::Owners { is_root } = self;
+        if IDENTITY.contains(&name) {
+            return is_root.then_some(Treatment::Pretend);
+        }
+        // Younger calls for attributes: programs do without them.
+        if name.ends_with("xattrat") && name != "getxattrat" {
+            return Some(Treatment::Hide);
+        }
+        call(name, column)?;
+        Some(match name {
+            "mknod" => Treatment::AskForDevices(1),
+            "mknodat" => Treatment::AskForDevices(2),
+            _ => Treatment::Ask,
+        })
+    }
+}
+
+/// The call of this name, as programs of this column make it; `None` if it is no supervisor's.
+fn call(name: &str, column: usize) -> Option<Call> {
+    let is_32_bit = column == X86 || column == ARM;
+    let naming = match name {
+        "fchownat" | "mknodat" | "newfstatat" | "fstatat64" => Naming::At,
+        _ => match name.as_bytes().first() {
+            Some(b'l') if name != "listxattr" => Naming::Link,
+            Some(b'f') => Naming::Descriptor,
+            _ => Naming::Path,
+        },
+    };
+    Some(match name {
+        "chown" | "lchown" | "fchown" => Call::Chown {
+            naming,
+            narrow: is_32_bit,
+        },
+        "chown32" | "lchown32" | "fchown32" | "fchownat" => Call::Chown {
+            naming,
+            narrow: false,
+        },
+        "mknod" | "mknodat" => Call::Mknod { naming },
+        "stat" | "lstat" | "fstat" | "newfstatat" if !is_32_bit => Call::Stat {
+            naming,
+            layout: StatLayout::Native,
+        },
+        "stat64" | "lstat64" | "fstat64" | "fstatat64" if column == X86 => Call::Stat {
+            naming,
+            layout: StatLayout::X86,
+        },
+        "statx" => Call::Statx,
+        "setxattr" | "lsetxattr" | "fsetxattr" => Call::SetXattr { naming },
+        "removexattr" | "lremovexattr" | "fremovexattr" => Call::RemoveXattr { naming },
+        "listxattr" | "llistxattr" | "flistxattr" => Call::ListXattr { naming },
+        "chroot" => Call::Chroot,
+        _ => return None,
+    })
+}
+
+/// Every supervised call by architecture (`AUDIT_ARCH_…`) and number.
+pub(in crate::sandbox) fn calls() -> HashMap<(u32, u32), Call> {
+    let mut calls = HashMap::new();
+    for architecture in &ARCHITECTURES {
+        for &column in architecture.columns {
+            let known = ALLOWED
+                .iter()
+                .filter(|(_, numbers)| numbers[column] != N)
+                .filter_map(|(name, numbers)| Some((numbers[column], call(name, column)?)));
+            calls.extend(known.map(|(number, call)| ((architecture.audit, number), call)));
+        }
+    }
+    calls
+}

@@ -1,0 +1,237 @@
+//! The supervisor: a thread of a sandbox's init that answers the system calls which the step's
+//! filter leaves to it.
+//!
+//! Where one user id of the machine stands for all of an image's, the kernel can keep no owners. So
+//! chown and its kin note an owner in an attribute of the file instead, stat and its kin show what
+//! was noted, devices are plain files that say what they stand for, and root's changes of user
+//! succeed without effect. What was noted is read back when the step's changes become a layer.
+//!
+//! The asking process is hostile, and its memory changes while one looks: what is answered here is
+//! carried out here, on a file that was opened first. The kernel is told to go on only where it
+//! would decide alone what is safe. None of this protects one user of the step from another: they
+//! are the same to the kernel.
+//!
+//! It runs in process 1 of the sandbox, which no signal from inside reaches; its working directory
+//! is the sandbox's `/proc`, from which `PID/cwd` and `PID/fd/N` lead to what an asking process
+//! means. It has no way to the machine that the sandbox's init hasn't.
+
+mod owners;
+mod stat;
+mod target;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+use super::id_map::IdMaps;
+use super::seccomp::supervised::{self, Call, Naming, StatLayout, Supervision};
+use super::seccomp::{self, Instruction};
+use super::spec::{NotedPath, SandboxSpec, Security, SetupFailure, Stage};
+use super::syscall::notification::{Answer, Listener, Question};
+use owners::Owners;
+use target::{Memory, Numbers};
+
+/// What a step is supervised for.
+pub(super) struct Plan {
+    /// The step's user and group.
+    user: (u32, u32),
+    /// Whether that user has an id here.
+    is_known: bool,
+    /// Files of the image that carry no note, and their owners.
+    noted: Vec<NotedPath>,
+    /// Where notes are written for which there is no attribute.
+    notes: OwnedFd,
+}
+
+impl Plan {
+    /// `None` where a step needs no supervisor. `passed` are the files that came with the spec.
+    pub(super) fn of(spec: &SandboxSpec, passed: &[OwnedFd]) -> Result<Option<Self>, SetupFailure> {
+        let Some(owners) = &spec.owners else {
+            return Ok(None);
+        };
+        if spec.security == Security::Insecure {
+            return Ok(None);
+        }
+        let maps = IdMaps::current().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            SetupFailure::new(Stage::User, "can't read this process's id maps", errno)
+        })?;
+        let notes = passed
+            .get(owners.notes)
+            .ok_or_else(|| SetupFailure::request("the file for notes on owners was not passed"))?
+            .try_clone()
+            .map_err(|error| {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                SetupFailure::new(Stage::Process, "can't keep a descriptor", errno)
+            })?;
+        Ok(Some(Self {
+            user: (spec.uid, spec.gid),
+            is_known: maps.has_user(spec.uid),
+            noted: owners.noted.clone(),
+            notes,
+        }))
+    }
+
+    /// The user and group that the step is to be where this user namespace doesn't know them.
+    pub(super) fn foreign_user(&self) -> Option<(u32, u32)> {
+        (!self.is_known).then_some(self.user)
+    }
+
+    /// The step's system call filter.
+    pub(super) fn filter(&self) -> Vec<Instruction> {
+        seccomp::supervised_filter(Supervision::Owners {
+            is_root: self.user.0 == 0,
+        })
+    }
+}
+
+/// Starts the supervisor as a thread of this process, whose working directory becomes `/proc`.
+pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), Errno> {
+    rustix::process::chdir("/proc")?;
+    let serve = move || serve(Listener::from(listener), plan);
+    std::thread::Builder::new()
+        .name("supervisor".to_owned())
+        .spawn(serve)
+        .map(drop)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
+}
+
+/// Answers until nobody is left to ask.
+fn serve(listener: Listener, plan: Plan) {
+    listener.wake_directly();
+    let mut supervisor = Supervisor {
+        calls: supervised::calls(),
+        numbers: Numbers::find(),
+        owners: Owners::new(plan.foreign_user(), &plan.noted, plan.notes),
+        listener,
+    };
+    loop {
+        match supervisor.listener.receive() {
+            Ok(question) => {
+                let answer = supervisor.answer(&question).unwrap_or_else(Answer::Error);
+                supervisor.listener.answer(&question, answer);
+            }
+            // The asking process was killed, or a signal came.
+            Err(Errno::NOENT | Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+struct Supervisor {
+    listener: Listener,
+    calls: HashMap<(u32, u32), Call>,
+    numbers: Numbers,
+    owners: Owners,
+}
+
+/// An argument that is a C `int`.
+fn int(argument: u64) -> i32 {
+    (argument as u32).cast_signed()
+}
+
+/// An argument that is a user or group id; `None` for -1, which leaves it as it is.
+fn id(argument: u64, narrow: bool) -> Option<u32> {
+    match (narrow, argument as u32) {
+        (true, id) if id as u16 == u16::MAX => None,
+        (true, id) => Some(id & 0xffff),
+        (false, u32::MAX) => None,
+        (false, id) => Some(id),
+    }
+}
+
+impl Supervisor {
+    fn answer(&mut self, question: &Question) -> Result<Answer, Errno> {
+        let Some(&call) = self.calls.get(&(question.architecture, question.number)) else {
+            return Ok(Answer::Continue);
+        };
+        let memory = Memory::of(question, &self.listener, self.numbers)?;
+        let a = &question.arguments;
+        match call {
+            Call::Chown { naming, narrow } => {
+                let (ids, flags) = match naming {
+                    Naming::At => (2, a[4]),
+                    _ => (1, 0),
+                };
+                let target = memory.target(naming, flags, true)?;
+                self.owners
+                    .change(&target, id(a[ids], narrow), id(a[ids + 1], narrow))
+            }
+            Call::Mknod { naming } => {
+                let mode = if naming == Naming::At { 2 } else { 1 };
+                let target = memory.target(naming, 0, false)?;
+                self.owners
+                    .make_device(&target, a[mode] as u32, a[mode + 1])
+            }
+            Call::Stat { naming, layout } => {
+                let (buffer, flags) = match naming {
+                    Naming::At => (a[2], a[3]),
+                    _ => (a[1], 0),
+                };
+                let Ok(target) = memory.target(naming, flags, true) else {
+                    return Ok(Answer::Continue);
+                };
+                let Some(shown) = self.owners.look(&target, 0)? else {
+                    return Ok(Answer::Continue);
+                };
+                let bytes = match layout {
+                    StatLayout::Native => shown.native(),
+                    StatLayout::X86 => shown.x86(),
+                };
+                memory.write(buffer, &bytes)?;
+                Ok(Answer::Value(0))
+            }
+            Call::Statx => {
+                let Ok(target) = memory.target(Naming::At, a[2], true) else {
+                    return Ok(Answer::Continue);
+                };
+                let Some(shown) = self.owners.look(&target, a[3] as u32)? else {
+                    return Ok(Answer::Continue);
+                };
+                memory.write(a[4], shown.statx())?;
+                Ok(Answer::Value(0))
+            }
+            Call::SetXattr { naming } => self.set_xattr(&memory, naming, a),
+            Call::RemoveXattr { naming } => {
+                let target = memory.target(naming, 0, true)?;
+                self.owners.remove_xattr(&target, &memory.text(a[1], 256)?)
+            }
+            Call::ListXattr { naming } => {
+                let target = memory.target(naming, 0, true)?;
+                let names = self.owners.list_xattrs(&target)?;
+                let length = i64::try_from(names.len()).map_err(|_| Errno::TOOBIG)?;
+                if a[2] != 0 {
+                    if names.len() as u64 > a[2] {
+                        return Err(Errno::RANGE);
+                    }
+                    memory.write(a[1], &names)?;
+                }
+                Ok(Answer::Value(length))
+            }
+            Call::Chroot => {
+                // From now on a path of an asking process may begin elsewhere.
+                self.owners.roots_differ();
+                Ok(Answer::Continue)
+            }
+        }
+    }
+
+    fn set_xattr(
+        &self,
+        memory: &Memory<'_>,
+        naming: Naming,
+        a: &[u64; 6],
+    ) -> Result<Answer, Errno> {
+        let target = memory.target(naming, 0, true)?;
+        let name = memory.text(a[1], 256)?;
+        // The kernel's own limit.
+        let length = usize::try_from(a[3]).map_err(|_| Errno::TOOBIG)?;
+        if length > 64 * 1024 {
+            return Err(Errno::TOOBIG);
+        }
+        let value = memory.bytes(a[2], length)?;
+        self.owners
+            .set_xattr(&target, &name, &value, int(a[4]).cast_unsigned())
+    }
+}

@@ -1,0 +1,347 @@
+//! Owners of files, noted instead of real.
+//!
+//! A file or folder carries its owner in an attribute. What can carry none (links, pipes, files of
+//! some file systems) is remembered by inode number and birth, and written down for whoever makes
+//! the layer. A file without a note belongs to root, or to the step's own user where that isn't
+//! root and the file is new.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Gid, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::stat::Shown;
+use super::target::{Target, descriptor_name};
+use crate::fs::override_stat::{Kind, MAX_LENGTH, NAME, OverrideStat};
+use crate::sandbox::spec::{NOTE_LENGTH, NotedPath};
+use crate::sandbox::syscall::notification::{self, Answer};
+
+/// Attributes that say which tree a folder is of, not what it is.
+const RESERVED: [&[u8]; 1] = [NAME.as_bytes()];
+
+/// statx: everything that stat tells, and the birth.
+const WANTED: u32 = 0xfff;
+const NO_FOLLOW: u32 = AtFlags::SYMLINK_NOFOLLOW.bits();
+const NO_AUTOMOUNT: u32 = AtFlags::NO_AUTOMOUNT.bits();
+
+/// Which inode: device, number, birth.
+type Inode = ((u32, u32), u64, Option<(i64, u32)>);
+
+pub(super) struct Owners {
+    /// The step's user and group, where the one id that there is stands for them.
+    user: Option<(u32, u32)>,
+    /// The device of the root file system, and the time before which all of its files are the
+    /// image's.
+    root: Option<((u32, u32), (i64, u32))>,
+    noted: HashMap<Inode, OverrideStat>,
+    notes: File,
+    roots_differ: bool,
+}
+
+fn inode(shown: &Shown) -> Inode {
+    (shown.device(), shown.inode(), shown.born())
+}
+
+fn kind(shown: &Shown) -> Kind {
+    match shown.mode() & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Directory,
+        libc::S_IFLNK => Kind::Symlink,
+        libc::S_IFIFO => Kind::Fifo,
+        _ => Kind::File,
+    }
+}
+
+impl Owners {
+    /// `user` is the step's where the machine has no id for it; `paths` are files that carry no
+    /// note, and `notes` takes notes for which there is no attribute.
+    pub(super) fn new(user: Option<(u32, u32)>, paths: &[NotedPath], notes: OwnedFd) -> Self {
+        let mut noted = HashMap::new();
+        for path in paths {
+            // From the root directory, where a name that leads elsewhere by now is nobody's.
+            let mut name = b"/".to_vec();
+            name.extend_from_slice(&path.path);
+            let found = std::ffi::CString::new(name)
+                .map_err(|_| Errno::INVAL)
+                .and_then(|name| notification::statx(&name, NO_FOLLOW | NO_AUTOMOUNT, WANTED));
+            if let Ok(found) = found {
+                let shown = Shown::new(found);
+                let over = OverrideStat {
+                    uid: path.uid,
+                    gid: path.gid,
+                    mode: 0,
+                    kind: kind(&shown),
+                };
+                noted.insert(inode(&shown), over);
+            }
+        }
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let root = notification::statx(c"/", 0, WANTED)
+            .ok()
+            .map(|root| (Shown::new(root).device(), (now.tv_sec, now.tv_nsec as u32)));
+        Self {
+            user,
+            root,
+            noted,
+            notes: File::from(notes),
+            roots_differ: false,
+        }
+    }
+
+    /// Paths of processes no longer begin where this one's do.
+    pub(super) fn roots_differ(&mut self) {
+        self.roots_differ = true;
+    }
+
+    /// What to show of a file; `None` where that is what the kernel says, errors included.
+    pub(super) fn look(&self, target: &Target<'_>, mask: u32) -> Result<Option<Shown>, Errno> {
+        if self.roots_differ {
+            let Ok(file) = target.open(true) else {
+                return Ok(None);
+            };
+            let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+            return Ok(self.look_at(&name, true, mask));
+        }
+        Ok(target
+            .name()
+            .ok()
+            .and_then(|name| self.look_at(&name, target.follow, mask)))
+    }
+
+    fn look_at(&self, name: &std::ffi::CStr, follow: bool, mask: u32) -> Option<Shown> {
+        let note = read_note(name, follow);
+        // Most files of most images are root's, and root of the step asks.
+        if note.is_none() && self.noted.is_empty() && self.user.is_none()
+            || note.is_some_and(|note| self.is_as_real(&note))
+        {
+            return None;
+        }
+        let flags = if follow { 0 } else { NO_FOLLOW };
+        let shown = notification::statx(name, flags | NO_AUTOMOUNT, mask | WANTED).ok()?;
+        let shown = Shown::new(shown);
+        let over = note.or_else(|| self.remembered(&shown))?;
+        (!self.is_as_real(&over)).then(|| shown.overridden(&over))
+    }
+
+    /// Whether the kernel says the same.
+    fn is_as_real(&self, over: &OverrideStat) -> bool {
+        let is_device = matches!(over.kind, Kind::CharDevice(..) | Kind::BlockDevice(..));
+        !is_device && (over.uid, over.gid) == self.user.unwrap_or((0, 0))
+    }
+
+    /// The owner of a file without an attribute; `None` where the kernel knows it.
+    fn remembered(&self, shown: &Shown) -> Option<OverrideStat> {
+        if let Some(over) = self.noted.get(&inode(shown)) {
+            return Some(*over);
+        }
+        self.user?;
+        let (device, start) = self.root?;
+        let is_old = shown.device() == device && shown.born().is_some_and(|born| born < start);
+        is_old.then(|| OverrideStat {
+            uid: 0,
+            gid: 0,
+            mode: shown.mode() & 0o7777,
+            kind: kind(shown),
+        })
+    }
+
+    /// chown: notes the new owner.
+    pub(super) fn change(
+        &mut self,
+        target: &Target<'_>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Result<Answer, Errno> {
+        let file = target.open(self.roots_differ)?;
+        if !target.is_wanted() {
+            return Err(Errno::SRCH);
+        }
+        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let now = self.owner(&name)?;
+        if self.user.is_some()
+            && (uid.is_some_and(|uid| uid != now.uid) || !self.may_give(&now, gid))
+        {
+            return Err(Errno::PERM);
+        }
+        // The kernel does what else belongs to it: it copies the file up, takes set-id bits and
+        // capabilities away, and refuses where nothing may be written.
+        let (real_uid, real_gid) = match self.user {
+            Some(_) => (None, None),
+            None => (Some(Uid::ROOT), Some(Gid::ROOT)),
+        };
+        rustix::fs::chownat(&file, c"", real_uid, real_gid, AtFlags::EMPTY_PATH)?;
+        self.note(
+            &name,
+            OverrideStat {
+                uid: uid.unwrap_or(now.uid),
+                gid: gid.unwrap_or(now.gid),
+                ..now
+            },
+        )?;
+        Ok(Answer::Value(0))
+    }
+
+    /// Whether the step's user, who isn't root, may give a file to a group.
+    fn may_give(&self, now: &OverrideStat, gid: Option<u32>) -> bool {
+        let Some((uid, own)) = self.user else {
+            return true;
+        };
+        now.uid == uid && gid.is_none_or(|gid| gid == now.gid || gid == own)
+    }
+
+    /// The owner that a file has by now, and its kind.
+    fn owner(&self, name: &std::ffi::CStr) -> Result<OverrideStat, Errno> {
+        let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
+        let noted = read_note(name, true).or_else(|| self.remembered(&shown));
+        let (uid, gid) = self.user.unwrap_or((0, 0));
+        Ok(noted.unwrap_or(OverrideStat {
+            uid,
+            gid,
+            mode: shown.mode() & 0o7777,
+            kind: kind(&shown),
+        }))
+    }
+
+    /// Notes what a file is to be, in its attribute or, where it can't have any, here.
+    fn note(&mut self, name: &std::ffi::CStr, over: OverrideStat) -> Result<(), Errno> {
+        match rustix::fs::setxattr(name, NAME, &over.format(), XattrFlags::empty()) {
+            Err(Errno::PERM | Errno::NOTSUP) => {}
+            other => return other,
+        }
+        // After the copy: its number may be another than before.
+        let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
+        self.noted.insert(inode(&shown), over);
+        if let Some((seconds, nanoseconds)) = shown.born() {
+            let mut note = [0; NOTE_LENGTH];
+            note[..8].copy_from_slice(&shown.inode().to_le_bytes());
+            note[8..16].copy_from_slice(&seconds.to_le_bytes());
+            note[16..20].copy_from_slice(&nanoseconds.to_le_bytes());
+            note[20..24].copy_from_slice(&over.uid.to_le_bytes());
+            note[24..28].copy_from_slice(&over.gid.to_le_bytes());
+            self.notes.write_all(&note).map_err(|_| Errno::NOSPC)?;
+        }
+        Ok(())
+    }
+
+    /// mknod of a device: a file that says what it stands for. No user namespace has devices.
+    pub(super) fn make_device(
+        &mut self,
+        target: &Target<'_>,
+        mode: u32,
+        device: u64,
+    ) -> Result<Answer, Errno> {
+        if self.user.is_some() {
+            return Err(Errno::PERM);
+        }
+        let permissions = mode & 0o7777 & !umask(target.thread());
+        let file = target.create(self.roots_differ, permissions)?;
+        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        // The kernel reads 32 bits of it.
+        let device = device as u32;
+        let numbers = (
+            (device >> 8) & 0xfff,
+            (device & 0xff) | (device >> 12) & 0xf_ff00,
+        );
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFBLK => Kind::BlockDevice(numbers.0, numbers.1),
+            _ => Kind::CharDevice(numbers.0, numbers.1),
+        };
+        self.note(
+            &name,
+            OverrideStat {
+                uid: 0,
+                gid: 0,
+                mode: permissions,
+                kind,
+            },
+        )?;
+        Ok(Answer::Value(0))
+    }
+
+    /// setxattr, of any attribute but the one that holds owners.
+    pub(super) fn set_xattr(
+        &self,
+        target: &Target<'_>,
+        attribute: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<Answer, Errno> {
+        let file = self.open_for_xattr(target, attribute)?;
+        let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        rustix::fs::setxattr(descriptor_name(&file), attribute, value, flags)?;
+        Ok(Answer::Value(0))
+    }
+
+    /// removexattr, likewise.
+    pub(super) fn remove_xattr(
+        &self,
+        target: &Target<'_>,
+        attribute: &[u8],
+    ) -> Result<Answer, Errno> {
+        let file = self.open_for_xattr(target, attribute)?;
+        rustix::fs::removexattr(descriptor_name(&file), attribute)?;
+        Ok(Answer::Value(0))
+    }
+
+    fn open_for_xattr(&self, target: &Target<'_>, attribute: &[u8]) -> Result<OwnedFd, Errno> {
+        if RESERVED.contains(&attribute) {
+            return Err(Errno::PERM);
+        }
+        let file = target.open(self.roots_differ)?;
+        if !target.is_wanted() {
+            return Err(Errno::SRCH);
+        }
+        if self.user.is_some() {
+            // What the kernel would ask of somebody without capabilities, who owns every file.
+            let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+            let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
+            if !attribute.starts_with(b"user.") && !attribute.starts_with(b"system.posix_acl") {
+                return Err(Errno::PERM);
+            }
+            if attribute.starts_with(b"user.") && shown.mode() & 0o200 == 0 {
+                return Err(Errno::ACCESS);
+            }
+        }
+        Ok(file)
+    }
+
+    /// listxattr, without the attribute that holds owners.
+    pub(super) fn list_xattrs(&self, target: &Target<'_>) -> Result<Vec<u8>, Errno> {
+        let file = target.open(self.roots_differ)?;
+        let mut names = vec![0; 64 * 1024];
+        let count = rustix::fs::listxattr(descriptor_name(&file), &mut names)?;
+        names.truncate(count);
+        Ok(names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| name.strip_suffix(b"\0") != Some(NAME.as_bytes()))
+            .flatten()
+            .copied()
+            .collect())
+    }
+}
+
+/// The note on a file. One that can't be read is none.
+fn read_note(name: &std::ffi::CStr, follow: bool) -> Option<OverrideStat> {
+    let mut value = [0_u8; MAX_LENGTH];
+    let length = match follow {
+        true => rustix::fs::getxattr(name, NAME, &mut value),
+        false => rustix::fs::lgetxattr(name, NAME, &mut value),
+    }
+    .ok()?;
+    OverrideStat::parse(value.get(..length)?)
+}
+
+/// The mode bits that a process takes away from what it makes.
+fn umask(thread: u32) -> u32 {
+    std::fs::read_to_string(format!("{thread}/status"))
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o022)
+}

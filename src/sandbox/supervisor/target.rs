@@ -1,0 +1,313 @@
+//! The file that an asking process means: what it gave as descriptor or path, as a path that leads
+//! there from the sandbox's `/proc`.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::int;
+use crate::sandbox::seccomp::supervised::Naming;
+use crate::sandbox::syscall::notification::{self, Listener, Question};
+
+/// The kernel's limit for a path with its end.
+const PATH_LIMIT: usize = 4096;
+
+/// How a thread's number in a question becomes its number in `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbers {
+    /// They are the same.
+    Same,
+    /// `/proc` is that of a process id namespace further out: no other could be mounted.
+    Outer,
+}
+
+impl Numbers {
+    /// Finds out. The working directory is `/proc`.
+    pub(super) fn find() -> Self {
+        let own = rustix::process::getpid().as_raw_nonzero().to_string();
+        match rustix::fs::readlinkat(CWD, "self", Vec::new()) {
+            Ok(shown) if shown.as_bytes() != own.as_bytes() => Self::Outer,
+            _ => Self::Same,
+        }
+    }
+
+    fn of(self, thread: u32) -> Result<u32, Errno> {
+        if self == Self::Same {
+            return Ok(thread);
+        }
+        let pid = Pid::from_raw(thread.cast_signed()).ok_or(Errno::SRCH)?;
+        // Threads that lead no process can be opened since Linux 6.9.
+        let flags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+        let descriptor = rustix::process::pidfd_open(pid, flags)
+            .or_else(|_| rustix::process::pidfd_open(pid, PidfdFlags::empty()))?;
+        let info = std::fs::read_to_string(format!("self/fdinfo/{}", descriptor.as_raw_fd()))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        info.lines()
+            .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+            .ok_or(Errno::SRCH)
+    }
+}
+
+/// An asking process, and what its arguments point to.
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a> {
+    question: &'a Question,
+    listener: &'a Listener,
+    /// The thread's number in `/proc`.
+    thread: u32,
+}
+
+impl<'a> Memory<'a> {
+    /// # Errors
+    /// When the asking thread is gone.
+    pub(super) fn of(
+        question: &'a Question,
+        listener: &'a Listener,
+        numbers: Numbers,
+    ) -> Result<Self, Errno> {
+        Ok(Self {
+            question,
+            listener,
+            thread: numbers.of(question.thread)?,
+        })
+    }
+
+    /// A string without its NUL, of less than `limit` bytes.
+    pub(super) fn text(&self, address: u64, limit: usize) -> Result<Vec<u8>, Errno> {
+        let mut text = vec![0; limit];
+        let mut count = 0;
+        while count < limit {
+            let more = notification::read_memory(
+                self.question.thread,
+                address.wrapping_add(count as u64),
+                &mut text[count..],
+            )
+            .map_err(hidden)?;
+            if let Some(end) = text[count..count + more].iter().position(|byte| *byte == 0) {
+                text.truncate(count + end);
+                return Ok(text);
+            }
+            if more == 0 {
+                return Err(Errno::FAULT);
+            }
+            count += more;
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    /// So many bytes.
+    pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        let mut count = 0;
+        while count < length {
+            let more = notification::read_memory(
+                self.question.thread,
+                address.wrapping_add(count as u64),
+                &mut bytes[count..],
+            )
+            .map_err(hidden)?;
+            if more == 0 {
+                return Err(Errno::FAULT);
+            }
+            count += more;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes to the asking process, if it still asks.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if !self.listener.is_waiting(self.question) {
+            return Err(Errno::SRCH);
+        }
+        notification::write_memory(self.question.thread, address, bytes).map_err(hidden)
+    }
+
+    /// The file that the first arguments name. `flags` are those of the call, `AT_…`; `follow` is
+    /// whether a call that names a path without a word about links follows the last one.
+    pub(super) fn target(
+        &self,
+        naming: Naming,
+        flags: u64,
+        follow: bool,
+    ) -> Result<Target<'a>, Errno> {
+        let a = &self.question.arguments;
+        let flags = AtFlags::from_bits_retain(flags as u32);
+        let (directory, path) = match naming {
+            Naming::Descriptor => (int(a[0]), None),
+            Naming::Path | Naming::Link => (libc::AT_FDCWD, Some(a[0])),
+            Naming::At => (int(a[0]), Some(a[1])),
+        };
+        let path = match path {
+            Some(0) if flags.contains(AtFlags::EMPTY_PATH) => Vec::new(),
+            Some(address) => {
+                let path = self.text(address, PATH_LIMIT)?;
+                if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
+                    return Err(Errno::NOENT);
+                }
+                path
+            }
+            None => Vec::new(),
+        };
+        let follow = follow && naming != Naming::Link && !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        Ok(Target {
+            memory: *self,
+            // A descriptor is what it is: nothing is followed but the way to it.
+            follow: follow || path.is_empty(),
+            directory,
+            path,
+        })
+    }
+}
+
+/// What can't be seen of a process seems not to be mapped in it.
+fn hidden(errno: Errno) -> Errno {
+    match errno {
+        Errno::PERM | Errno::SRCH => Errno::FAULT,
+        other => other,
+    }
+}
+
+/// A file that an asking process means.
+pub(super) struct Target<'a> {
+    memory: Memory<'a>,
+    directory: i32,
+    /// Empty for the descriptor itself.
+    path: Vec<u8>,
+    /// Whether a link at its end is followed.
+    pub(super) follow: bool,
+}
+
+impl Target<'_> {
+    /// Whether whoever asked still waits: else its number may be another's by now.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.memory.listener.is_waiting(self.memory.question)
+    }
+
+    /// The asking thread.
+    pub(super) fn thread(&self) -> u32 {
+        self.memory.thread
+    }
+
+    /// A path from `/proc` that leads where the asking process's does, as long as that has the same
+    /// root directory as this one.
+    pub(super) fn name(&self) -> Result<CString, Errno> {
+        let thread = self.memory.thread;
+        let mut name = match self.path.strip_prefix(b"/") {
+            Some(rest) => match own(rest) {
+                // `self` is somebody else here.
+                Some((place, rest)) => {
+                    let mut name = format!("{thread}/{place}").into_bytes();
+                    name.extend_from_slice(rest);
+                    return CString::new(name).map_err(|_| Errno::INVAL);
+                }
+                None => Vec::with_capacity(self.path.len()),
+            },
+            None if self.directory == libc::AT_FDCWD => format!("{thread}/cwd").into_bytes(),
+            None => format!("{thread}/fd/{}", self.directory).into_bytes(),
+        };
+        if !self.path.is_empty() {
+            if !self.path.starts_with(b"/") {
+                name.push(b'/');
+            }
+            name.extend_from_slice(&self.path);
+        }
+        CString::new(name).map_err(|_| Errno::INVAL)
+    }
+
+    /// Opens it, to be looked at and changed but not read. With `own_root`, its path begins at the
+    /// asking process's own root directory.
+    pub(super) fn open(&self, own_root: bool) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        if !self.follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        if !own_root || self.path.is_empty() {
+            return rustix::fs::open(&*self.name()?, flags, Mode::empty());
+        }
+        let (root, path) = self.in_own_root()?;
+        rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    }
+
+    /// Makes a regular file there, which must not exist, not even as a link.
+    pub(super) fn create(&self, own_root: bool, mode: u32) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode);
+        if !own_root {
+            return rustix::fs::open(&*self.name()?, flags, mode);
+        }
+        let (root, path) = self.in_own_root()?;
+        rustix::fs::openat2(&root, path, flags, mode, ResolveFlags::IN_ROOT)
+    }
+
+    /// The asking process's root directory, and the path from there.
+    fn in_own_root(&self) -> Result<(OwnedFd, Vec<u8>), Errno> {
+        let thread = self.memory.thread;
+        let root = format!("{thread}/root");
+        let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::open(&root, open, Mode::empty())?;
+        if self.path.starts_with(b"/") {
+            return Ok((descriptor, self.path.clone()));
+        }
+        // Where the directory is, said from the same root.
+        let link = match self.directory {
+            libc::AT_FDCWD => format!("{thread}/cwd"),
+            directory => format!("{thread}/fd/{directory}"),
+        };
+        let read = |link: &str| {
+            rustix::fs::readlinkat(CWD, link, Vec::new()).map(std::ffi::CString::into_bytes)
+        };
+        let (root, directory) = (read(&root)?, read(&link)?);
+        let below = match root.as_slice() {
+            b"/" => directory.as_slice(),
+            root => directory.strip_prefix(root).ok_or(Errno::XDEV)?,
+        };
+        let mut path = below.to_vec();
+        path.push(b'/');
+        path.extend_from_slice(&self.path);
+        Ok((descriptor, path))
+    }
+}
+
+/// A path from `/` that leads to something of the asking process's own: what in `/proc/PID`, and the
+/// rest.
+fn own(path: &[u8]) -> Option<(&'static str, &[u8])> {
+    const OWN: [(&[u8], &str); 6] = [
+        (b"proc/self", ""),
+        (b"proc/thread-self", ""),
+        (b"dev/fd", "fd"),
+        (b"dev/stdin", "fd/0"),
+        (b"dev/stdout", "fd/1"),
+        (b"dev/stderr", "fd/2"),
+    ];
+    OWN.iter().find_map(|(prefix, place)| {
+        let rest = path.strip_prefix(*prefix)?;
+        (rest.is_empty() || rest.starts_with(b"/")).then_some((*place, rest))
+    })
+}
+
+/// A path that leads to what a descriptor of this process is.
+pub(super) fn descriptor_name(descriptor: &OwnedFd) -> String {
+    format!("self/fd/{}", descriptor.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own;
+
+    #[test]
+    fn what_self_means_is_the_asking_processs() {
+        for (path, expected) in [
+            (&b"proc/self/exe"[..], Some(("", &b"/exe"[..]))),
+            (b"proc/self", Some(("", b""))),
+            (b"proc/selfish", None),
+            (b"dev/fd/3", Some(("fd", b"/3"))),
+            (b"dev/stdout", Some(("fd/1", b""))),
+            (b"etc/passwd", None),
+        ] {
+            assert_eq!(own(path), expected);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Owners that the machine has no ids for: what a step's supervisor has to know of them, and what
+//! it noted.
+//!
+//! Whether a step needs a supervisor at all is decided here: it slows down every stat.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use super::owner::ExecUser;
+use super::run::{RunError, failed};
+use crate::layer::diff::{NotedOwner, Owners};
+use crate::layer::entry::{Entry, EntryKind};
+use crate::layer::form::{Form, Ownership};
+use crate::layer::view::View;
+use crate::sandbox::{NOTE_LENGTH, NotedOwners, NotedPath};
+
+/// Where a step's supervisor writes, and who the step is.
+#[derive(Debug)]
+pub(super) struct OwnerNotes {
+    /// `None` where the step has no supervisor.
+    notes: Option<File>,
+    maker: Option<(u32, u32)>,
+}
+
+impl OwnerNotes {
+    /// What the sandbox of a step on top of `view` needs; `None` where every owner is real. The file
+    /// that it writes to joins `passed`.
+    pub(super) fn prepare(
+        form: &Form,
+        view: &View,
+        user: &ExecUser,
+        passed: &mut Vec<OwnedFd>,
+    ) -> Result<(Self, Option<NotedOwners>), RunError> {
+        if !needs_supervisor(form, view, user) {
+            let none = Self {
+                notes: None,
+                maker: None,
+            };
+            return Ok((none, None));
+        }
+        let what = "making a file for notes on owners";
+        let notes = rustix::fs::memfd_create("owners", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| failed(what)(error.into()))?;
+        let ours = notes.try_clone().map_err(failed(what))?;
+        let owners = NotedOwners {
+            noted: unmarkable(form, view),
+            notes: passed.len(),
+        };
+        passed.push(notes);
+        let notes = Self {
+            notes: Some(File::from(ours)),
+            maker: (!form.is_mapped(user.uid, user.gid)).then_some((user.uid, user.gid)),
+        };
+        Ok((notes, Some(owners)))
+    }
+
+    /// What was noted, when the step has ended.
+    pub(super) fn read(&self) -> Result<Owners, RunError> {
+        let mut owners = Owners {
+            maker: self.maker,
+            ..Owners::default()
+        };
+        let Some(notes) = &self.notes else {
+            return Ok(owners);
+        };
+        let what = "reading notes on owners";
+        let length = notes.metadata().map_err(failed(what))?.len();
+        let mut note = [0; NOTE_LENGTH];
+        for index in 0..length / NOTE_LENGTH as u64 {
+            notes
+                .read_exact_at(&mut note, index * NOTE_LENGTH as u64)
+                .map_err(failed(what))?;
+            let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| note[at + i]));
+            let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| note[at + i]));
+            // The last word on an inode counts.
+            owners.noted.insert(
+                word(0),
+                NotedOwner {
+                    born: (word(8).cast_signed(), half(16)),
+                    uid: half(20),
+                    gid: half(24),
+                },
+            );
+        }
+        Ok(owners)
+    }
+}
+
+fn needs_supervisor(form: &Form, view: &View, user: &ExecUser) -> bool {
+    form.ownership == Ownership::OverrideStat
+        && (form.has_one_id()
+            || !form.is_mapped(user.uid, user.gid)
+            || entries(view).any(|entry| !form.is_mapped(entry.uid, entry.gid)))
+}
+
+/// Every entry of every layer, whether it shows or not.
+fn entries(view: &View) -> impl Iterator<Item = &Entry> {
+    view.layers().iter().flat_map(|layer| &layer.entries)
+}
+
+/// Files that show in `view`, can carry no attribute and are not what the machine says.
+fn unmarkable(form: &Form, view: &View) -> Vec<NotedPath> {
+    let shows = |entry: &Entry| {
+        view.get(&entry.path)
+            .is_some_and(|found| std::ptr::eq(found.entry, entry))
+    };
+    entries(view)
+        .filter(|entry| matches!(entry.kind, EntryKind::Symlink | EntryKind::Fifo))
+        .filter(|entry| !form.is_mapped(entry.uid, entry.gid) && shows(entry))
+        .map(|entry| NotedPath {
+            path: entry.path.clone(),
+            uid: entry.uid,
+            gid: entry.gid,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::layer::form::XattrNamespace;
+    use crate::layer::index::Index;
+
+    fn form(count: u32, ownership: Ownership) -> Form {
+        Form {
+            xattr_namespace: XattrNamespace::User,
+            uid_map: vec![(0, 1000, count)],
+            gid_map: vec![(0, 1000, count)],
+            ownership,
+        }
+    }
+
+    fn owned(path: &str, kind: EntryKind, uid: u32) -> Entry {
+        let mut entry = Entry::new(path, kind);
+        entry.uid = uid;
+        entry
+    }
+
+    #[test]
+    fn only_ids_that_the_machine_lacks_need_a_supervisor() {
+        let user = |uid| ExecUser {
+            uid,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+        };
+        let view = |uid| {
+            View::new(vec![Arc::new(Index::new(vec![owned(
+                "file",
+                EntryKind::File,
+                uid,
+            )]))])
+        };
+        for (count, ownership, owner, who, needed) in [
+            (1, Ownership::OverrideStat, 0, 0, true),
+            (65536, Ownership::OverrideStat, 0, 0, false),
+            (65536, Ownership::OverrideStat, 1000, 33, false),
+            (65536, Ownership::OverrideStat, 1_000_660_000, 0, true),
+            (65536, Ownership::OverrideStat, 0, 1_000_660_000, true),
+            (65536, Ownership::Real, 1_000_660_000, 0, false),
+        ] {
+            let got = needs_supervisor(&form(count, ownership), &view(owner), &user(who));
+            assert_eq!(got, needed, "{count} {ownership:?} {owner} {who}");
+        }
+    }
+
+    #[test]
+    fn links_of_others_are_named_where_they_show() {
+        let lower = Index::new(vec![
+            owned("a", EntryKind::Symlink, 33),
+            owned("b", EntryKind::Symlink, 33),
+            owned("c", EntryKind::Symlink, 0),
+            owned("d", EntryKind::File, 33),
+        ]);
+        let upper = Index::new(vec![owned("b", EntryKind::Symlink, 0)]);
+        let view = View::new(vec![Arc::new(lower), Arc::new(upper)]);
+        let found = unmarkable(&form(1, Ownership::OverrideStat), &view);
+        let paths: Vec<&[u8]> = found.iter().map(|noted| noted.path.as_slice()).collect();
+        assert_eq!(paths, [b"a"]);
+    }
+}
