@@ -161,6 +161,7 @@ pub fn start(
     let view = materializer.view(&snapshot)?;
     let user = Accounts::new(view.passwd(), view.group()).exec_user(&container.user)?;
     let mut assembly = assemble(container, &view)?;
+    assembly.tell_programs(materializer.form(), &view)?;
     assembly.env = run::environment(&container.env, &[], &user.home);
     let lower = run::lower_trees(materializer, &snapshot, &view, &mut assembly)?;
     add_mounts(container, materializer, &lower, &mut assembly)?;

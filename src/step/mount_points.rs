@@ -25,6 +25,8 @@ pub(super) enum Kind {
 pub(super) struct MountPoints {
     entries: BTreeMap<Vec<u8>, Entry>,
     made: BTreeSet<Vec<u8>>,
+    /// What files made here hold; the others are empty.
+    contents: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl MountPoints {
@@ -70,6 +72,25 @@ impl MountPoints {
         Ok(path)
     }
 
+    /// Adds a file with content of its own, which the step may change and remove like one of the
+    /// image's; `directory` must exist.
+    pub(super) fn add_file(
+        &mut self,
+        view: &View,
+        directory: &[u8],
+        name: &[u8],
+        content: &[u8],
+    ) -> Result<(), ViewError> {
+        let path = self.add(view, &join_path(directory, name), Kind::File)?;
+        if let Some(entry) = self.entries.get_mut(&path)
+            && self.made.contains(&path)
+        {
+            entry.size = content.len() as u64;
+            self.contents.insert(path, content.to_vec());
+        }
+        Ok(())
+    }
+
     /// Whether no mount point had to be made.
     pub(super) fn is_empty(&self) -> bool {
         self.made.is_empty()
@@ -80,9 +101,9 @@ impl MountPoints {
         let mut writer = TarWriter::new(Vec::new());
         writer.append(root, None)?;
         for entry in Index::new(self.entries.values().cloned().collect()).entries {
-            let mut empty: &[u8] = &[];
+            let mut bytes: &[u8] = self.contents.get(&entry.path).map_or(&[], Vec::as_slice);
             let content: Option<&mut dyn std::io::Read> = if entry.is_file() {
-                Some(&mut empty)
+                Some(&mut bytes)
             } else {
                 None
             };

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use super::mount_points::MountPoints;
 use super::owner::ExecUser;
 use super::run::{RunError, failed};
 use crate::layer::diff::{NotedOwner, Owners};
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::form::{Form, Ownership};
-use crate::layer::view::View;
+use crate::layer::view::{Found, View, ViewError};
 use crate::sandbox::{NOTE_LENGTH, NotedOwners, NotedPath};
 
 /// Where a step's supervisor writes, and who the step is.
@@ -84,6 +85,33 @@ impl OwnerNotes {
             );
         }
         Ok(owners)
+    }
+}
+
+/// apt's settings for a step in which nobody can become another user: apt checks that it did.
+const APT_FOLDER: &[u8] = b"etc/apt/apt.conf.d";
+const APT_FILE: &[u8] = b"99rbuild";
+const APT_SETTINGS: &[u8] = b"// One user id stands for all here: nobody becomes _apt.
+APT::Sandbox::User \"root\";
+";
+
+/// Tells programs of the image that would notice what a step can't do here.
+pub(super) fn tell_programs(
+    form: &Form,
+    view: &View,
+    points: &mut MountPoints,
+) -> Result<(), ViewError> {
+    let is_folder =
+        |found: Option<Found<'_>>| found.is_some_and(|found| found.entry.is_directory());
+    if form.ownership != Ownership::OverrideStat || !form.has_one_id() {
+        return Ok(());
+    }
+    match view.resolve(APT_FOLDER, true) {
+        Ok(folder) if is_folder(folder.found) => {
+            points.add_file(view, &folder.path, APT_FILE, APT_SETTINGS)
+        }
+        // An image without apt, or with something else in its place.
+        _ => Ok(()),
     }
 }
 

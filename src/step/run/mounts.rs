@@ -14,12 +14,13 @@ use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
 use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run, RunSettings};
 use crate::layer::apply;
+use crate::layer::form::Form;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
 use crate::snapshot::{FileTree, Snapshot, SnapshotTree};
 use crate::step::mount_points::{Kind, MountPoints};
 use crate::step::owner::ExecUser;
-use crate::step::{Inputs, StepContext, StepError, copy, empty_snapshot};
+use crate::step::{Inputs, StepContext, StepError, copy, empty_snapshot, noted_owners};
 use crate::store::{Lock, Scratch};
 
 /// A mount's source, made ready before the key is known.
@@ -123,6 +124,7 @@ impl StepContext {
             assembly.point(view, target, kind)?;
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
+        assembly.tell_programs(self.materializer.form(), view)?;
         assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
         let hosts = hosts(hostname(run), &run.settings.hosts);
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
@@ -403,6 +405,18 @@ impl Assembly {
         let added = self.points.add(view, target, kind);
         added.map(drop).map_err(|source| RunError::Path {
             path: String::from_utf8_lossy(target).into_owned(),
+            source,
+        })
+    }
+
+    /// See [`noted_owners::tell_programs`].
+    pub(in crate::step) fn tell_programs(
+        &mut self,
+        form: &Form,
+        view: &View,
+    ) -> Result<(), RunError> {
+        noted_owners::tell_programs(form, view, &mut self.points).map_err(|source| RunError::Path {
+            path: "/etc/apt/apt.conf.d".to_owned(),
             source,
         })
     }
