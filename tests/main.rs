@@ -38,6 +38,7 @@ mod layers;
 mod lint;
 mod login;
 mod named_contexts;
+mod on_error;
 mod output_files;
 mod outputs;
 mod progress;

@@ -12,6 +12,7 @@ use crate::graph::masked_in_place;
 use crate::remote::RemoteError;
 use crate::snapshot::SnapshotError;
 use crate::solver::SolveError;
+use crate::step::FailedStep;
 use crate::store::{ImportError, StoreError};
 
 /// Something in a Dockerfile, with what is needed to show it.
@@ -48,6 +49,8 @@ pub enum BuildError {
         /// Why.
         #[source]
         source: Arc<SolveError>,
+        /// What is left of the step.
+        left: LeftStep,
     },
     /// There is no Dockerfile.
     #[error("failed to read dockerfile: `{0}`: no such file or directory")]
@@ -116,6 +119,18 @@ pub enum BuildError {
     /// The build was stopped.
     #[error("canceled")]
     Canceled,
+}
+
+/// What is left of a step that failed.
+#[derive(Debug, Default)]
+pub enum LeftStep {
+    /// Nothing: nobody has asked for it, or it was no RUN that failed in its sandbox.
+    #[default]
+    Nothing,
+    /// Its sandbox.
+    Open(Box<FailedStep>),
+    /// Its file system, in the store under this number.
+    Kept(i64),
 }
 
 impl From<RemoteError> for BuildError {

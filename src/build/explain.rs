@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::dockerfile::Ignored;
-use super::error::{BuildError, Located};
+use super::error::{BuildError, LeftStep, Located};
 use super::resolve::ResolveError;
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::instruction::{
@@ -127,7 +127,7 @@ pub(super) struct Explanation<'a> {
 
 impl Explanation<'_> {
     /// The error of the build for that of a step.
-    pub(super) fn step_error(&self, error: Arc<SolveError>) -> BuildError {
+    pub(super) fn step_error(&self, error: Arc<SolveError>, left: LeftStep) -> BuildError {
         if error.error.is_canceled() {
             return BuildError::Canceled;
         }
@@ -153,6 +153,7 @@ impl Explanation<'_> {
         BuildError::Step {
             located: self.source.with(vec![one]),
             source: error,
+            left,
         }
     }
 

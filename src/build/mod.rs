@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 
 mod assemble;
 mod check;
+pub mod debug;
 mod dockerfile;
 mod error;
 mod explain;
@@ -33,7 +34,7 @@ mod transfer;
 
 pub use crate::graph::{NetworkMode, RemoteSource, RunSettings};
 pub use check::{Answer, Checked, check, outline, targets};
-pub use error::{BuildError, Located};
+pub use error::{BuildError, LeftStep, Located};
 pub use load::{LoadedImage, load};
 pub use resolve::ResolveError;
 pub use run::{BuildEnvironment, Variables, build};
@@ -225,6 +226,20 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<Timestamp>,
     /// `rewrite-timestamp=true`: clamp the times of files in new layers to `source_date_epoch`.
     pub rewrite_timestamp: bool,
+    /// `--on-error`: what becomes of a RUN step that fails.
+    pub on_error: OnError,
+}
+
+/// What becomes of the sandbox of a RUN step that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It is removed.
+    #[default]
+    Remove,
+    /// Whoever asked for the build gets it, to enter it: [`LeftStep::Open`].
+    HandOver,
+    /// Its file system stays in the store, to be entered later: [`LeftStep::Kept`].
+    Keep,
 }
 
 /// What a build made.

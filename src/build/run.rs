@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 
 use super::assemble::{Assembled, assemble, compressed_size};
 use super::check::{self, Examination};
-use super::error::{BuildError, Located};
+use super::error::{BuildError, LeftStep, Located};
 use super::explain::{self, Explanation};
 use super::fetch::{Fetcher, Pulls};
 use super::remote::Remotes;
 use super::resolve::{ResolveError, Resolver};
 use super::{
-    BuildRequest, BuildResult, DockerfileSource, NamedContext, dockerfile, inputs, outputs,
+    BuildRequest, BuildResult, DockerfileSource, NamedContext, OnError, debug, dockerfile, inputs,
+    outputs,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::lint::{self, Warning};
@@ -31,7 +32,7 @@ use crate::snapshot::Materializer;
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Event, EventSink, Reporter};
 use crate::solver::{self, Solved};
-use crate::step::{ContextFolder, StepContext};
+use crate::step::{ContextFolder, FailedSteps, StepContext};
 use crate::store::Store;
 
 /// Looks an environment variable up.
@@ -110,6 +111,10 @@ pub async fn build(
     let lowered = lower(&plan, &images).map_err(|all| source.saying(all))?;
     let materializer = materializer(environment, &reporter);
     remotes.fetch_ahead(&lowered.graph, lowered.target);
+    let failed = match request.on_error {
+        OnError::Remove => None,
+        OnError::HandOver | OnError::Keep => Some(Arc::new(FailedSteps::default())),
+    };
     let context = Arc::new(StepContext {
         materializer: Arc::clone(&materializer),
         context: Some(Arc::clone(&opened.context)),
@@ -120,6 +125,7 @@ pub async fn build(
         no_cache: request.no_cache,
         cancel: environment.cancel.clone(),
         logs: Arc::new(environment.store.build_logs()),
+        failed: failed.clone(),
         events,
     });
     let graph = Arc::new(lowered.graph.clone());
@@ -130,15 +136,23 @@ pub async fn build(
             tree.save_digests();
         }
     }
-    let solved = solved.map_err(|error| {
-        let explained = Explanation {
-            source: &source,
-            plan: &plan,
-            graph: &lowered.graph,
-            ignored: &opened.ignored,
-        };
-        explained.step_error(error)
-    })?;
+    let solved = match solved {
+        Ok(solved) => solved,
+        Err(error) => {
+            let step = failed.and_then(|failed| failed.take(error.id));
+            let left = match error.error.is_canceled() {
+                true => LeftStep::Nothing,
+                false => debug::leave(step, request.on_error, &reporter).await,
+            };
+            let explained = Explanation {
+                source: &source,
+                plan: &plan,
+                graph: &lowered.graph,
+                ignored: &opened.ignored,
+            };
+            return Err(explained.step_error(error, left));
+        }
+    };
     let (cached_steps, steps) = count(&lowered, &solved);
     let activity = reporter.begin("exporting to image");
     let image = whole(&materializer, &request, lowered, solved).await;

@@ -66,6 +66,18 @@ pub enum RunImageError {
     /// Neither the image nor the user names a program.
     #[error("no command to run: the image names none, and none follows its name")]
     NoCommand,
+    /// The store has kept no failed step under this number.
+    #[error("no failed step is kept as `{0}`")]
+    NoKeptStep(i64),
+    /// What is kept of a failed step is not what this rbuild writes.
+    #[error("the failed step `{id}` can't be read: {source}")]
+    KeptStep {
+        /// Its number.
+        id: i64,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Two mounts in one place.
     #[error("duplicate mount point: `{0}`")]
     DuplicateMount(String),
@@ -134,17 +146,32 @@ pub async fn prepare(
     environment: &BuildEnvironment,
     events: Arc<dyn EventSink>,
 ) -> Result<PreparedRun, RunImageError> {
+    let read = move |materializer: &Materializer| {
+        let (layers, config) = read_image(materializer, &image)?;
+        let container = container(&config.config, layers, request)?;
+        Ok((container, config.config))
+    };
+    prepare_container(read, environment, events).await
+}
+
+/// Makes ready what `read` finds in the store.
+pub(super) async fn prepare_container(
+    read: impl FnOnce(&Materializer) -> Result<(Container, ExecutionConfig), RunImageError>
+    + Send
+    + 'static,
+    environment: &BuildEnvironment,
+    events: Arc<dyn EventSink>,
+) -> Result<PreparedRun, RunImageError> {
     let launcher = environment.launcher.clone();
     let launcher = launcher.map_err(RunImageError::NoSandbox)?;
     let reporter = Arc::new(Reporter::new(events));
     let materializer = materializer(environment, &reporter);
     let preparing = tokio::task::spawn_blocking(move || {
-        let (layers, config) = read_image(&materializer, &image)?;
-        let container = container(&config.config, layers, request)?;
+        let (container, config) = read(&materializer)?;
         unpack(&materializer, &container.layers, &reporter)?;
         Ok(PreparedRun {
             container,
-            config: config.config,
+            config,
             materializer,
             launcher,
         })

@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::commands::build::BuildArguments;
 use super::commands::completion::CompletionArguments;
+use super::commands::debug::DebugArguments;
 use super::commands::df::DfArguments;
 use super::commands::diff::DiffArguments;
 use super::commands::doctor::DoctorArguments;
@@ -89,6 +90,8 @@ pub enum Command {
     Prune(PruneArguments),
     /// Run an image in the foreground, to try it
     Run(Box<RunArguments>),
+    /// List, enter and remove failed steps that were kept
+    Debug(DebugArguments),
     /// Say what rbuild can do on this machine, and what keeps it from more
     Doctor(DoctorArguments),
     /// Run a program in rbuild's user namespace, to look at its files
@@ -125,6 +128,7 @@ impl Invocation {
             // So is one whose files are looked at, and files of subordinate ids can be measured
             // and removed by their owner only.
             Command::Diff(_) | Command::Rmi(_) | Command::Df(_) | Command::Prune(_) => true,
+            Command::Debug(arguments) => arguments.needs_trees(),
             Command::Inspect(arguments) => arguments.layers,
             // Names, configs and blobs are anybody's; `doctor` and `unshare` see to themselves.
             _ => false,
@@ -139,6 +143,7 @@ impl Invocation {
     pub fn failure(&self, failure: impl Into<Failure>) -> Failure {
         match self.command {
             Command::Run(_) | Command::Unshare(_) => failure.into().exit_with(NOT_RUN),
+            Command::Debug(ref arguments) if arguments.runs() => failure.into().exit_with(NOT_RUN),
             _ => failure.into(),
         }
     }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use super::ui::style::Style;
 use super::ui::terminal::{neutralise_text, write_all};
-use crate::build::{BuildError, Located, ResolveError};
+use crate::build::{BuildError, LeftStep, Located, ResolveError};
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::registry::{self, RegistryError};
@@ -251,14 +251,24 @@ impl Failure {
                 };
                 Self::drawn(kind, draw(&located, style))
             }
-            BuildError::Step { located, source } => {
+            BuildError::Step {
+                located,
+                source,
+                left,
+            } => {
                 let kind = match &source.error {
                     StepError::Store(_) => ErrorKind::Internal,
                     StepError::Snapshot(SnapshotError::Registry(_)) => ErrorKind::Registry,
                     StepError::Remote(error) => of_remote(error),
                     _ => ErrorKind::Step,
                 };
-                Self::drawn(kind, draw(&located, style))
+                let failure = Self::drawn(kind, draw(&located, style));
+                match left {
+                    LeftStep::Kept(id) => failure.hint(format!(
+                        "the step is kept as it ended: `rbuild debug {id}` opens a shell in it"
+                    )),
+                    LeftStep::Nothing | LeftStep::Open(_) => failure,
+                }
             }
             BuildError::Checks(message) => Self::user(message)
                 .hint("warnings are errors here by `error=true` in `# check=` or BUILDKIT_DOCKERFILE_CHECK"),

@@ -472,6 +472,7 @@ impl Lowering<'_> {
         let history = run_history(state, &args);
         let operation = Operation::Run(Run {
             args,
+            shell: state.shell_program(),
             env: state.environment.pairs().to_vec(),
             proxy: arguments::proxies(&self.plan.options.build_args),
             user: state.config.config.user.clone(),

@@ -212,6 +212,12 @@ impl StageState {
         args
     }
 
+    /// The program of the stage's SHELL.
+    pub(super) fn shell_program(&self) -> String {
+        let program = self.shell_command("").into_iter().next();
+        program.unwrap_or_default()
+    }
+
     /// Refuses a value that stands where only some are allowed.
     pub(super) fn refuse<T>(span: Span, message: String) -> Result<T, Diagnostic> {
         Err(Diagnostic::error(span, message))

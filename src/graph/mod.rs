@@ -141,6 +141,8 @@ pub struct RunSettings {
 pub struct Run {
     /// The program and its arguments.
     pub args: Vec<String>,
+    /// The program of SHELL, by which a person looks at what the step left; no part of its key.
+    pub shell: String,
     /// The environment, in order.
     pub env: Vec<(String, String)>,
     /// Proxy variables: given to the program, left out of the cache key and the history.

@@ -26,6 +26,8 @@ use crate::step::{Inputs, StepContext, StepError, StepResult};
 pub struct SolveError {
     /// The vertex.
     pub vertex: VertexIndex,
+    /// The same, as events name it.
+    pub id: VertexId,
     /// Its name as shown.
     pub name: String,
     /// Why.
@@ -162,6 +164,7 @@ impl Work {
     fn error(&self, error: StepError) -> Arc<SolveError> {
         Arc::new(SolveError {
             vertex: self.index,
+            id: self.id,
             name: self.graph.vertex(self.index).meta.name.clone(),
             error,
         })

@@ -117,6 +117,23 @@ impl Drop for RunningContainer {
 }
 
 impl RunningContainer {
+    /// A sandbox that was started, with all that it stands on.
+    pub(super) fn new(
+        running: Running,
+        line: terminal::Line,
+        cgroup: Option<StepCgroup>,
+        assembly: Assembly,
+        upper: PendingTree,
+    ) -> Self {
+        Self {
+            running: Arc::new(running),
+            line: Some(line),
+            _cgroup: cgroup,
+            _assembly: assembly,
+            _upper: upper,
+        }
+    }
+
     /// A handle to wait for its end, to send signals and to kill.
     pub fn handle(&self) -> Arc<Running> {
         Arc::clone(&self.running)

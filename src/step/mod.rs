@@ -34,7 +34,7 @@ use crate::time::Timestamp;
 pub use self::copy::{CopyError, Missing};
 pub use self::image::{layers_of, register_origins};
 pub use self::owner::UnknownOwner;
-pub use self::run::{RunError, signal_name};
+pub use self::run::{About, FailedStep, FailedSteps, RunError, signal_name};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,8 @@ pub struct StepContext {
     pub cancel: Cancel,
     /// Where what RUN steps print is kept.
     pub logs: Arc<BuildLogs>,
+    /// Where RUN steps that fail are left, where somebody wants to look at them.
+    pub failed: Option<Arc<FailedSteps>>,
     /// Who is told.
     pub events: Arc<dyn EventSink>,
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use super::error::{Action, StoreError};
 use super::lock::Lock;
 use super::{Store, create_file, temporary};
+use crate::time::Timestamp;
 
 /// How many builds' logs are kept.
 const BUILDS: usize = 20;
@@ -51,12 +52,28 @@ impl Store {
     /// # Errors
     /// When the folder can't be read.
     pub(super) fn remove_logs(&self) -> Result<u64, StoreError> {
-        self.keep_logs(0, 0)
+        self.keep_logs(0, 0, None)
+    }
+
+    /// Removes the logs of builds that began before `time` and have ended. Gives their size.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub(super) fn remove_logs_before(&self, time: Timestamp) -> Result<u64, StoreError> {
+        self.keep_logs(usize::MAX, u64::MAX, Some(time))
     }
 
     /// Removes logs but those of the newest `builds`, and of those, the newest aside, as many as
-    /// are more than `most_bytes` together. Gives the bytes that were removed.
-    fn keep_logs(&self, builds: usize, most_bytes: u64) -> Result<u64, StoreError> {
+    /// are more than `most_bytes` together, and of those none from before `since`. Gives the bytes
+    /// that were removed.
+    fn keep_logs(
+        &self,
+        builds: usize,
+        most_bytes: u64,
+        since: Option<Timestamp>,
+    ) -> Result<u64, StoreError> {
+        let since = since.and_then(|time| jiff::Timestamp::from_second(time.seconds()).ok());
+        let since = since.map_or_else(String::new, folder_time);
         let parent = self.logs_path();
         let mut names = Vec::new();
         for entry in parent.read_dir().action("read", &parent)? {
@@ -73,7 +90,7 @@ impl Store {
             let path = parent.join(name);
             let size = size_of_folder(&path);
             kept += if place == 0 { 0 } else { size };
-            if place < builds && kept <= most_bytes {
+            if place < builds && kept <= most_bytes && *name >= since {
                 continue;
             }
             // Who builds holds the lock.
@@ -107,7 +124,7 @@ impl Drop for BuildLogs {
     fn drop(&mut self) {
         let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
         if open.take().is_some()
-            && let Err(error) = self.store.keep_logs(BUILDS, BYTES)
+            && let Err(error) = self.store.keep_logs(BUILDS, BYTES, None)
         {
             tracing::debug!(%error, "old logs are left");
         }
@@ -116,7 +133,7 @@ impl Drop for BuildLogs {
 
 impl OpenFolder {
     fn create(parent: &Path) -> Result<Self, StoreError> {
-        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%6fZ");
+        let time = folder_time(jiff::Timestamp::now());
         let random = temporary::random_name();
         let path = parent.join(format!("{time}-{}", random.get(..8).unwrap_or(&random)));
         let lock = Lock::acquire(&lock_path(&path))?;
@@ -126,6 +143,11 @@ impl OpenFolder {
             .action("create", &path)?;
         Ok(Self { path, _lock: lock })
     }
+}
+
+/// A time as the names of logs' folders begin with it: they sort as the times do.
+fn folder_time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y%m%dT%H%M%S%6fZ").to_string()
 }
 
 fn lock_path(folder: &Path) -> PathBuf {
@@ -192,7 +214,7 @@ mod tests {
         let (_folder, store) = store();
         let old: Vec<PathBuf> = (0..3).map(|_| build(&store, 1000)).collect();
         let newest = build(&store, 5000);
-        assert_eq!(store.keep_logs(BUILDS, 2000).unwrap(), 1000);
+        assert_eq!(store.keep_logs(BUILDS, 2000, None).unwrap(), 1000);
         assert_eq!(
             old.iter().map(|path| path.exists()).collect::<Vec<_>>(),
             [false, true, true]

@@ -14,7 +14,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::database::Failure;
 use super::error::{Action, StoreError};
 use super::session::{Session, end_dead, oldest_other};
-use super::{LayerId, SOURCES, Store, sql, temporary};
+use super::{LayerId, SOURCES, Store, kept, sql, temporary};
 use crate::digest::{BlobDigest, CacheKey, ImageId};
 use crate::fs::remove::remove_folder;
 use crate::reference::Reference;
@@ -37,7 +37,8 @@ pub enum PruneImages {
 pub struct Prune {
     /// Images. Their layers go only with [`Prune::cache`].
     pub images: PruneImages,
-    /// Layers that no image has, with the results of steps that hang on them, and cache mounts.
+    /// Layers that no image has, with the results of steps that hang on them, cache mounts, and
+    /// failed steps that were kept.
     pub cache: bool,
     /// Also what only makes later builds faster: digests of the context's files, what registries
     /// said; and logs of steps.
@@ -54,6 +55,8 @@ pub struct Prune {
 pub struct Pruned {
     /// Images, with the names that they had.
     pub images: Vec<(ImageId, Vec<Reference>)>,
+    /// How many failed steps that were kept.
+    pub kept_steps: usize,
     /// How many layers.
     pub layers: usize,
     /// How many cache mounts.
@@ -93,6 +96,14 @@ impl Store {
             Some(keep) => Some(self.disk_usage(self.root())?.saturating_sub(keep)),
             None => None,
         };
+        if excess != Some(0) {
+            let before = seconds(prune.before);
+            let remove = |c: &Transaction<'_>| Ok(kept::delete_before(c, before)?);
+            pruned.kept_steps = self.inner.database.write(remove)?;
+        }
+        if let Some(before) = prune.before {
+            pruned.bytes += self.remove_logs_before(before)?;
+        }
         for victim in self.inner.database.read(|c| victims(c, prune.before))? {
             if excess == Some(0) {
                 break;
@@ -215,7 +226,8 @@ impl Store {
         let removable = transaction
             .prepare_cached(
                 "SELECT 1 FROM layers WHERE id = ?1 AND session < ?2
-                 AND id NOT IN (SELECT layer FROM image_layers)",
+                 AND id NOT IN (SELECT layer FROM image_layers)
+                 AND id NOT IN (SELECT layer FROM kept_layers)",
             )?
             .exists([layer.0, oldest.0])?;
         if !removable {
@@ -377,7 +389,8 @@ fn victims(c: &Connection, before: Option<Timestamp>) -> rusqlite::Result<Vec<Vi
     let mut victims: Vec<(i64, i64, Victim)> = Vec::new();
     let mut statement = c.prepare(
         "SELECT used, id FROM layers
-         WHERE used < ?1 AND id NOT IN (SELECT layer FROM image_layers)",
+         WHERE used < ?1 AND id NOT IN (SELECT layer FROM image_layers)
+         AND id NOT IN (SELECT layer FROM kept_layers)",
     )?;
     for row in statement.query_map([before], |row| Ok((row.get(0)?, row.get(1)?)))? {
         let (used, id): (i64, i64) = row?;

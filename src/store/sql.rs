@@ -138,6 +138,20 @@ CREATE TABLE downloads (
     fetched INTEGER NOT NULL
 ) WITHOUT ROWID;
 ",
+    "
+CREATE TABLE kept (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    created INTEGER NOT NULL,
+    about TEXT NOT NULL
+);
+CREATE TABLE kept_layers (
+    kept INTEGER NOT NULL REFERENCES kept (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    layer INTEGER NOT NULL REFERENCES layers (id) ON DELETE CASCADE,
+    PRIMARY KEY (kept, position)
+) WITHOUT ROWID;
+CREATE INDEX kept_layers_layer ON kept_layers (layer);
+",
 ];
 
 type Result<T> = rusqlite::Result<T>;

@@ -104,8 +104,8 @@ fn rows(
         let created_at = entry.created.map(|time| time.to_string());
         let since = entry.created.map(|time| ago(time, now));
         let mut created_by = entry.created_by.replace('\t', " ");
-        if !arguments.no_trunc && created_by.chars().count() > 45 {
-            created_by = created_by.chars().take(44).chain(['…']).collect();
+        if !arguments.no_trunc {
+            created_by = format::shortened(&created_by, 45);
         }
         let since = match arguments.human {
             true => since,

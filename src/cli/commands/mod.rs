@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod completion;
+pub mod debug;
 pub mod df;
 pub mod diff;
 pub mod doctor;
@@ -228,6 +229,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Doctor(_) | Command::Unshare(_) => Ok(()),
         // Signals are the program's.
         Command::Run(arguments) => run::run(*arguments, context).await,
+        Command::Debug(arguments) => debug::run(arguments, context).await,
         Command::Login(arguments) => {
             until_interrupted(login::run(arguments, context), context).await
         }

@@ -118,6 +118,7 @@ fn confirm(prune: &Prune, context: &Context) -> Result<(), Failure> {
     }
     if prune.cache {
         lines.push_str("  - the build cache that no remaining image needs\n");
+        lines.push_str("  - failed steps that were kept\n");
     }
     if let Some(before) = prune.before {
         lines.push_str(&format!("as far as nobody has used it since {before}\n"));
@@ -149,6 +150,9 @@ fn report(pruned: &Pruned) -> String {
             out.push_str(&format!("deleted: {id}\n"));
         }
         out.push('\n');
+    }
+    if pruned.kept_steps > 0 {
+        out.push_str(&format!("Deleted failed steps: {}\n\n", pruned.kept_steps));
     }
     if pruned.layers + pruned.cache_mounts + pruned.repositories > 0 {
         let repositories = match pruned.repositories {

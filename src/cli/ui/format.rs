@@ -57,6 +57,18 @@ pub(crate) fn rough(duration: Duration) -> String {
     format!("{count} {unit}{plural}")
 }
 
+/// A text of at most `width` characters, with an ellipsis where something is left out.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    match text.chars().count() > width {
+        true => text
+            .chars()
+            .take(width.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
+        false => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

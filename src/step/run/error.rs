@@ -102,6 +102,26 @@ pub enum RunError {
     Canceled,
 }
 
+impl RunError {
+    /// Whether the sandbox was as it should be and its program failed.
+    pub fn is_of_the_program(&self) -> bool {
+        matches!(
+            self,
+            Self::Exit { .. } | Self::Signal { .. } | Self::NotStarted { .. }
+        )
+    }
+
+    /// How the program ended, without the command line.
+    pub(super) fn ending(&self) -> String {
+        match self {
+            Self::Exit { code, .. } => format!("exit code: {code}"),
+            Self::Signal { signal, .. } => format!("killed by {}", signal_name(*signal)),
+            Self::NotStarted { message, .. } => format!("did not start: {message}"),
+            error => error.to_string(),
+        }
+    }
+}
+
 /// A signal's name, with the likely cause of the one that nobody sends without one.
 pub fn signal_name(signal: i32) -> String {
     let name = match signal {

@@ -5,6 +5,7 @@
 //! only its network, its name servers and its kernel. Secrets are memory that one step sees.
 
 mod error;
+mod failed;
 pub(super) mod mounts;
 mod output;
 mod redact;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex};
 
 pub(super) use self::error::failed;
 pub use self::error::{RunError, signal_name};
+pub use self::failed::{About, FailedStep, FailedSteps};
 pub(super) use self::mounts::Assembly;
 use self::mounts::Prepared;
 use self::output::{Log, Output};
@@ -28,7 +30,6 @@ use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{MountKind, NetworkMode, Run, RunSettings};
-use crate::layer::diff::Owners;
 use crate::layer::form::Form;
 use crate::layer::view::{Found, View};
 use crate::layer::{apply, diff};
@@ -38,7 +39,7 @@ use crate::sandbox::{
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::solver::events::{LogStream, Working};
-use crate::store::{NewLayer, PendingTree};
+use crate::store::{LayerId, NewLayer, PendingTree};
 
 /// The name that steps see as theirs.
 pub const HOSTNAME: &str = "rbuild";
@@ -94,7 +95,7 @@ impl StepContext {
         self.materializer.trees(parent)?;
         working.begin();
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
-        let _cgroup = assembly.enter_cgroup(&run.settings)?;
+        let cgroup = assembly.enter_cgroup(&run.settings)?;
         let upper = self.store().new_tree(self.materializer.form())?;
         prepare_upper(upper.path(), self.materializer.form(), &view)?;
         let form = self.materializer.form();
@@ -109,9 +110,34 @@ impl StepContext {
             secrets: Values::new(self.seen_secrets(run)),
             log: Mutex::new(Log::Empty),
         });
-        let outcome = self.start(launcher, spec, assembly.passed, &output)?;
-        succeed(run, outcome)?;
-        self.commit(key, parent, &view, upper, &notes.read()?, &assembly.points)
+        let passed = std::mem::take(&mut assembly.passed);
+        let again = match self.failed {
+            Some(_) => Some(failed::Again::new(&spec, &passed)?),
+            None => None,
+        };
+        let outcome = self.start(launcher, spec, passed, &output)?;
+        if let Err(error) = succeed(run, outcome) {
+            if let (Some(failed), Some(again)) = (&self.failed, again)
+                && error.is_of_the_program()
+            {
+                let about = About::new(run, name, error.ending());
+                let left = failed::Left {
+                    parent: parent.clone(),
+                    view,
+                    upper,
+                    assembly,
+                    cgroup,
+                    notes,
+                };
+                let materializer = Arc::clone(&self.materializer);
+                let step = FailedStep::new(about, left, again, materializer, launcher.clone());
+                failed.leave(working.id(), step);
+            }
+            return Err(error.into());
+        }
+        let points = &assembly.points;
+        let layer = changes(&self.materializer, parent, &view, upper, &notes, points)?;
+        self.finished(key, parent, layer).map(of_one_run)
     }
 
     fn spec(
@@ -201,41 +227,38 @@ impl StepContext {
             _ => None,
         })
     }
+}
 
-    fn commit(
-        &self,
-        key: CacheKey,
-        parent: &Snapshot,
-        view: &View,
-        upper: PendingTree,
-        owners: &Owners,
-        points: &MountPoints,
-    ) -> Result<StepResult, StepError> {
-        let directory = File::open(upper.path()).map_err(failed("opening the step's changes"))?;
-        let layers = &parent.layers;
-        let lower = |found: &Found<'_>| -> io::Result<Box<dyn Read>> {
-            let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
-            let content = self
-                .materializer
-                .content(*layer)
-                .map_err(io::Error::other)?;
-            let reader: Box<dyn Read> = content.open(found.entry)?;
-            Ok(reader)
-        };
-        let index = diff::index_tree(
-            directory.as_fd(),
-            self.materializer.form(),
-            view,
-            owners,
-            &|_, found| lower(found),
-        )
-        .map_err(RunError::Changes)?;
-        let index = points.prune(index);
-        let layer = self.store().create_layer(&NewLayer::default())?;
-        self.store().put_index(layer, &index)?;
-        upper.commit(layer)?;
-        self.finished(key, parent, layer).map(of_one_run)
-    }
+/// What a step has changed, as a layer of the store.
+fn changes(
+    materializer: &Materializer,
+    parent: &Snapshot,
+    view: &View,
+    upper: PendingTree,
+    notes: &OwnerNotes,
+    points: &MountPoints,
+) -> Result<LayerId, StepError> {
+    let directory = File::open(upper.path()).map_err(failed("opening the step's changes"))?;
+    let layers = &parent.layers;
+    let lower = |found: &Found<'_>| -> io::Result<Box<dyn Read>> {
+        let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
+        let content = materializer.content(*layer).map_err(io::Error::other)?;
+        let reader: Box<dyn Read> = content.open(found.entry)?;
+        Ok(reader)
+    };
+    let index = diff::index_tree(
+        directory.as_fd(),
+        materializer.form(),
+        view,
+        &notes.read()?,
+        &|_, found| lower(found),
+    )
+    .map_err(RunError::Changes)?;
+    let index = points.prune(index);
+    let layer = materializer.store().create_layer(&NewLayer::default())?;
+    materializer.store().put_index(layer, &index)?;
+    upper.commit(layer)?;
+    Ok(layer)
 }
 
 /// A command that runs again may give something else. What follows must not be mixed with what

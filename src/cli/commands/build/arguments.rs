@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::build::NetworkMode;
+use crate::build::{NetworkMode, OnError};
 use crate::cli::run_settings::RunSettingsArguments;
 use crate::platform::{InvalidPlatform, Platform};
 
@@ -25,6 +25,29 @@ impl From<NetworkChoice> for NetworkMode {
         match choice {
             NetworkChoice::Default | NetworkChoice::Host => Self::Host,
             NetworkChoice::None => Self::None,
+        }
+    }
+}
+
+/// `--on-error`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum OnErrorChoice {
+    /// Nothing is left of the step
+    #[default]
+    Fail,
+    /// A shell in the step's sandbox
+    #[value(alias = "debug")]
+    Shell,
+    /// The step's file system is kept
+    Keep,
+}
+
+impl From<OnErrorChoice> for OnError {
+    fn from(choice: OnErrorChoice) -> Self {
+        match choice {
+            OnErrorChoice::Fail => Self::Remove,
+            OnErrorChoice::Shell => Self::HandOver,
+            OnErrorChoice::Keep => Self::Keep,
         }
     }
 }
@@ -143,6 +166,11 @@ pub struct BuildArguments {
     /// Show no progress, print the image's id
     #[arg(short, long)]
     pub(super) quiet: bool,
+
+    /// What becomes of a RUN step that fails: it is removed (fail), entered with a shell (shell), or
+    /// kept for `rbuild debug` (keep) [default: fail]
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true)]
+    pub(super) on_error: Option<OnErrorChoice>,
 
     /// The network of RUN steps: default and host are the host's, none has loopback only
     #[arg(long, value_name = "NET", value_enum, hide_possible_values = true)]

@@ -6,6 +6,7 @@ mod annotation;
 mod arguments;
 mod buildkit;
 mod call;
+mod on_error;
 mod outputs;
 mod request;
 mod summary;
@@ -30,6 +31,7 @@ use crate::cli::ui::{Phase, ProgressMode};
 use crate::export::engine::Engine;
 use crate::export::{Destination, ExportError};
 use crate::solver::events::EventSink;
+use crate::step::FailedStep;
 
 /// Builds an image.
 ///
@@ -70,7 +72,7 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
     }
     let result = match result {
         Ok(result) => result,
-        Err(failure) => {
+        Err(Unfinished { failure, step }) => {
             if context.interrupt.signal().is_none() {
                 // Programs have got the output already.
                 let output = match prepared.progress {
@@ -79,7 +81,10 @@ pub async fn run(arguments: BuildArguments, context: &Context) -> Result<(), Fai
                 };
                 context.stderr.write_lines(&output);
             }
-            return Err(failure);
+            return Err(match step {
+                Some(step) => on_error::enter(*step, failure, context).await,
+                None => failure,
+            });
         }
     };
     if prepared.progress.is_for_people() {
@@ -260,14 +265,34 @@ impl Input {
     }
 }
 
+/// A build that failed.
+struct Unfinished {
+    failure: Failure,
+    /// The step that did, where the user wants to enter it.
+    step: Option<Box<FailedStep>>,
+}
+
+impl From<Failure> for Unfinished {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            step: None,
+        }
+    }
+}
+
 /// Hands the request to the build.
 async fn execute(
     request: &BuildRequest,
     input: Input,
     context: &Context,
     events: Arc<dyn EventSink>,
-) -> Result<BuildResult, Failure> {
+) -> Result<BuildResult, Unfinished> {
     let environment = context.build_environment(input.stdin)?;
     let result = build::build(request.clone(), &environment, events).await;
-    result.map_err(|error| Failure::of_build(error, context.style))
+    result.map_err(|mut error| {
+        let step = on_error::take(&mut error);
+        let failure = Failure::of_build(error, context.style);
+        Unfinished { failure, step }
+    })
 }

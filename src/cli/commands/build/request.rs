@@ -10,7 +10,7 @@ use super::annotation::Annotations;
 use super::arguments::{self, BuildArguments};
 use super::call::Call;
 use super::outputs::{self, Around, Kind, OutputValue};
-use super::{buildkit, values};
+use super::{buildkit, on_error, values};
 use crate::build::{
     BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, RemoteSource, SecretFrom,
     SecretSource,
@@ -91,6 +91,10 @@ pub(super) fn prepare(
         return Err(Failure::user("`rewrite-timestamp=true` needs SOURCE_DATE_EPOCH")
             .hint("set it in the environment, for example `SOURCE_DATE_EPOCH=$(git log -1 --pretty=%ct)`"));
     }
+    let on_error = arguments.on_error.unwrap_or_default().into();
+    if call.is_none() {
+        on_error::check(on_error, &context, &dockerfile)?;
+    }
     let request = BuildRequest {
         context,
         dockerfile,
@@ -114,6 +118,7 @@ pub(super) fn prepare(
         describe: arguments.metadata_file.is_some(),
         source_date_epoch,
         rewrite_timestamp,
+        on_error,
     };
     Ok(Prepared {
         request,

@@ -4,8 +4,8 @@
 //! until it ends. Docker's exit codes: the program's own, 125 where it never came to run.
 
 mod arguments;
-mod progress;
-mod session;
+pub(super) mod progress;
+pub(super) mod session;
 mod streams;
 mod values;
 mod window;
@@ -45,7 +45,7 @@ pub async fn run(arguments: RunArguments, context: &Context) -> Result<(), Failu
     session::run(&wish.session, prepared, context).await
 }
 
-fn not_run(failure: Failure) -> Failure {
+pub(super) fn not_run(failure: Failure) -> Failure {
     match failure.kind() {
         ErrorKind::Signal(_) => failure,
         _ => failure.exit_with(NOT_RUN),
@@ -254,15 +254,17 @@ fn lowest_port() -> u16 {
 }
 
 /// What running an image failed with, its side decided.
-fn failure(error: RunImageError) -> Failure {
+pub(super) fn failure(error: RunImageError) -> Failure {
     match error {
         RunImageError::Step(StepError::Snapshot(SnapshotError::Registry(error))) => error.into(),
         RunImageError::Store(error) => error.into(),
         RunImageError::NoSandbox(_) => Failure::from_error(ErrorKind::User, &error)
             .hint("`rbuild doctor` says what to do about it"),
-        RunImageError::NoImage(_) | RunImageError::Config { .. } => {
-            Failure::from_error(ErrorKind::Internal, &error)
-        }
+        RunImageError::NoKeptStep(_) => Failure::from_error(ErrorKind::User, &error)
+            .hint("`rbuild debug` lists all; `rbuild build --on-error=keep` keeps one"),
+        RunImageError::NoImage(_)
+        | RunImageError::Config { .. }
+        | RunImageError::KeptStep { .. } => Failure::from_error(ErrorKind::Internal, &error),
         error => Failure::from_error(ErrorKind::User, &error),
     }
 }

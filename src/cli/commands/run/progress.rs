@@ -14,7 +14,7 @@ use crate::solver::events::{Event, EventSink};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A display that starts when there is something to wait for.
-pub(super) struct OnDemand {
+pub(in crate::cli::commands) struct OnDemand {
     mode: ProgressMode,
     environment: Environment,
     stderr: SharedStderr,
@@ -31,7 +31,7 @@ enum State {
 
 impl OnDemand {
     /// One that has nothing to show yet.
-    pub(super) fn new(mode: ProgressMode, context: &Context) -> Self {
+    pub(in crate::cli::commands) fn new(mode: ProgressMode, context: &Context) -> Self {
         Self {
             mode,
             environment: context.environment.clone(),
@@ -42,7 +42,7 @@ impl OnDemand {
     }
 
     /// Ends the display. Standard error is the program's afterwards.
-    pub(super) fn finish(&self) {
+    pub(in crate::cli::commands) fn finish(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Shown(progress) = std::mem::replace(&mut *state, State::Over) {
             progress.finish();

@@ -19,7 +19,7 @@ use crate::cli::commands::Context;
 use crate::cli::error::{ErrorKind, Failure, SIGPIPE};
 use crate::cli::signals::ignores;
 use crate::sandbox::{LauncherError, Outcome, Running};
-use crate::step::container::{RunningContainer, WantedTerminal};
+use crate::step::container::{RunningContainer, Streams, WantedTerminal};
 
 /// Signals that are passed on and don't ask for an end.
 const PASSED_ON: [(u8, SignalKind); 3] = [
@@ -32,25 +32,37 @@ const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// How rbuild and the program are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Options {
+pub(in crate::cli::commands) struct Options {
     /// The program reads what rbuild's standard input has.
-    pub(super) interactive: bool,
+    pub(in crate::cli::commands) interactive: bool,
     /// The program has a terminal.
-    pub(super) terminal: bool,
+    pub(in crate::cli::commands) terminal: bool,
     /// How long it may take to end after a signal.
-    pub(super) patience: Duration,
+    pub(in crate::cli::commands) patience: Duration,
 }
 
-/// Starts the program and gives its end as the command's.
-pub(super) async fn run(
+/// Starts an image's program and gives its end as the command's.
+pub(in crate::cli::commands) async fn run(
     options: &Options,
     prepared: PreparedRun,
     context: &Context,
 ) -> Result<(), Failure> {
+    let start = move |streams, terminal| prepared.start(streams, terminal).map_err(failure);
+    finish(live_with(options, start, context).await?)
+}
+
+/// Lives with the program that `start` starts, and gives how it ended.
+pub(in crate::cli::commands) async fn live_with(
+    options: &Options,
+    start_program: impl FnOnce(Streams, Option<WantedTerminal>) -> Result<RunningContainer, Failure>
+    + Send
+    + 'static,
+    context: &Context,
+) -> Result<Outcome, Failure> {
     // Before the start: a signal that comes in between is for the program.
     let signals = Signals::watch(context).map_err(not_run)?;
     let options = *options;
-    let started = tokio::task::spawn_blocking(move || start(options, &prepared));
+    let started = tokio::task::spawn_blocking(move || start(options, start_program));
     let (mut container, connection) = started
         .await
         .map_err(|error| Failure::internal("can't start the program").caused_by(&error))
@@ -65,7 +77,7 @@ pub(super) async fn run(
         end
     });
     let _ = gone.await;
-    finish(end?)
+    end
 }
 
 /// What connects rbuild and the program.
@@ -77,19 +89,19 @@ enum Connection {
 
 fn start(
     options: Options,
-    prepared: &PreparedRun,
+    start: impl FnOnce(Streams, Option<WantedTerminal>) -> Result<RunningContainer, Failure>,
 ) -> Result<(RunningContainer, Connection), Failure> {
     let failed = |error: io::Error| {
         Failure::internal("can't make the program's standard streams").caused_by(&error)
     };
     if !options.terminal {
         let (streams, pipes) = streams::pipes(options.interactive).map_err(failed)?;
-        let container = prepared.start(streams, None).map_err(failure)?;
+        let container = start(streams, None)?;
         return Ok((container, Connection::Pipes(pipes)));
     }
     let streams = streams::none().map_err(failed)?;
     let terminal = WantedTerminal { size: size() };
-    let mut container = prepared.start(streams, Some(terminal)).map_err(failure)?;
+    let mut container = start(streams, Some(terminal))?;
     let side = container.terminal().map_err(|error| {
         Failure::internal("can't reach the program's terminal").caused_by(&error)
     })?;
