@@ -23,6 +23,7 @@ fn context() -> Project {
         .file("README.md", "read me")
         .file("src/main.c", "main")
         .file("src/deep/util.c", "util")
+        .symlink("src/deep/dangling", "../nowhere.c")
         .file("server.log", "log")
         .file("out/app", "app")
         .file(
@@ -128,6 +129,11 @@ fn of_an_image_that_may_have_been_meant_as_a_stage() {
             "  = help: did you mean the stage `builder`?\n",
         ),
         (
+            "FROM 0123456789ab\n",
+            "1 | FROM 0123456789ab\n  |      ^^^^^^^^^^^^\n",
+            "  = help: an id names no image in FROM: give the image a name with `rbuild tag ID NAME`",
+        ),
+        (
             "FROM scratch AS builder\nFROM bulider\n",
             "2 | FROM bulider\n  |      ^^^^^^^\n",
             "  = help: did you mean the stage `builder`?\n",
@@ -230,4 +236,21 @@ fn arguments_that_nothing_takes_are_compared_with_those_declared() {
         .build_arg("VERSOIN=1")
         .ok()
         .says(&["VERSOIN (did you mean VERSION?)"]);
+}
+
+#[test]
+fn an_argument_that_a_trigger_takes_is_taken() {
+    let rbuild = Rbuild::new(&User::Caller);
+    let base = "FROM scratch\nONBUILD ARG VERSION\nONBUILD LABEL version=$VERSION\n";
+    rbuild.build(&Project::with(base)).tag("versioned").ok();
+    let project = Project::with("FROM versioned\n");
+    let build = || rbuild.build(&project).build_arg("VERSION=1");
+    let finished = build().ok();
+    assert!(
+        !finished.stderr.contains("not consumed"),
+        "{}",
+        finished.stderr
+    );
+    let finished = build().build_arg("OTHER=1").ok();
+    finished.says(&["one or more build-args were not consumed: OTHER"]);
 }

@@ -567,6 +567,37 @@ fn add_unpacks_archives_and_copy_does_not() {
     assert_eq!(tree.get("copied/plain.tar").content.as_ref(), Some(&tar));
 }
 
+/// In a layer such a name would hide what is below; BuildKit makes files of them, which do so in the
+/// image and not in the steps of the build.
+#[test]
+fn names_that_hide_files_are_left_out_of_an_archive_with_a_warning() {
+    let mut tar = tar::Builder::new(Vec::new());
+    for path in ["sub/.wh.hidden", "sub/.wh..wh..opq", "sub/file"] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(3);
+        tar.append_data(&mut header, path, &b"add"[..]).unwrap();
+    }
+    let project = Project::with("FROM scratch\nCOPY sub /sub\nADD marks.tar /\n")
+        .file("marks.tar", tar.into_inner().unwrap())
+        .file("sub/hidden", "is there")
+        .file("sub/other", "is there");
+    let rbuild = Rbuild::new(&crate::support::User::Caller);
+    let (image, log) = rbuild.build(&project).image_and_log();
+    assert_lines(
+        &image.tree().lines(&["sub/**"]),
+        r#"
+        d 0755 0:0 sub
+        f 0644 0:0 sub/file "add"
+        f 0644 0:0 sub/hidden "is there"
+        f 0644 0:0 sub/other "is there"
+        "#,
+    );
+    log.says(&[
+        "names that begin with `.wh.` mean removed files in a layer: those of `/marks.tar`",
+    ]);
+}
+
 #[test]
 fn heredocs_become_files() {
     let project = Project::with(

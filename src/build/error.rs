@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::resolve::ResolveError;
 use crate::context::ContextError;
 use crate::dockerfile::diagnostic::Diagnostic;
+use crate::dockerfile::slips;
 use crate::export::ExportError;
 use crate::export::engine::EngineError;
 use crate::export::registry::PushError;
@@ -153,7 +154,10 @@ impl Located {
         Self {
             name: self.name.clone(),
             text: masked_in_place(&self.text).into(),
-            diagnostics,
+            diagnostics: diagnostics
+                .into_iter()
+                .map(|one| slips::explain(one, &self.text))
+                .collect(),
         }
     }
 }

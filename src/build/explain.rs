@@ -3,6 +3,7 @@
 //!
 //! Must never change what an error is, only how well it is told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::dockerfile::Ignored;
@@ -15,7 +16,7 @@ use crate::dockerfile::instruction::{
 use crate::dockerfile::nearest::nearest;
 use crate::dockerfile::span::{Span, Spanned};
 use crate::graph::plan::{ImageKey, ImageUse, Plan};
-use crate::graph::{FileSystem, Graph, Operation};
+use crate::graph::{BaseImage, FileSystem, Graph, Operation};
 use crate::ignore::Matcher;
 use crate::platform;
 use crate::registry::ErrorKind;
@@ -23,9 +24,9 @@ use crate::solver::SolveError;
 use crate::step::{CopyError, Missing, RunError, StepError, UnknownOwner, signal_name};
 
 /// What is said of names on the command line that nothing in the Dockerfile has.
-pub(super) fn unused(plan: &Plan) -> Vec<String> {
+pub(super) fn unused(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Vec<String> {
     let mut said = Vec::new();
-    let unused = plan.unused_arguments();
+    let unused = plan.unused_arguments(images);
     if !unused.is_empty() {
         let declared = plan.declared_arguments();
         let names = unused.iter().map(|name| {
@@ -55,7 +56,13 @@ pub(super) fn image_error(
     used: &ImageUse,
     error: &ResolveError,
 ) -> Diagnostic {
-    let mut one = Diagnostic::error(used.span, error.to_string());
+    let mut one = Diagnostic::error(used.span, with_causes(error));
+    if is_image_id(&key.name) {
+        one = one.with_help(
+            "an id names no image in FROM: give the image a name with `rbuild tag ID NAME`, or write \
+             `NAME@sha256:…` with the digest of its manifest",
+        );
+    }
     if let ResolveError::Registry(error) = error
         && let ErrorKind::NoPlatform { wanted, .. } = error.kind()
         && let Some(near) = platform::nearest(&wanted.to_string())
@@ -70,6 +77,31 @@ pub(super) fn image_error(
         Some(trigger) => trigger.explain(one, used.span),
         None => one,
     }
+}
+
+/// What an error says, with the causes that it doesn't say itself.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Whether this is the id of an image, whole or as lists show it.
+fn is_image_id(name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:");
+    let (digits, least) = hex.map_or((name, 12), |hex| (hex, 1));
+    (least..=64).contains(&digits.len())
+        && digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && (hex.is_some() || matches!(digits.len(), 12 | 64))
 }
 
 /// Whether there is no such image, as far as the registry tells.
@@ -147,6 +179,9 @@ impl Explanation<'_> {
             StepError::Run(error) => run(one, error, step),
             _ => one,
         };
+        if let Some(step) = step {
+            one = self.unseen_arguments(one, step);
+        }
         if let Some(trigger) = &meta.trigger {
             one = trigger.explain(one, meta.span);
         }
@@ -155,6 +190,19 @@ impl Explanation<'_> {
             source: error,
             left,
         }
+    }
+
+    /// Variables of the instruction that only an ARG before the first FROM declares.
+    fn unseen_arguments(&self, mut one: Diagnostic, step: &Step) -> Diagnostic {
+        for name in self.plan.globals_out_of_reach(step.span) {
+            if has_variable(&step.text, name) {
+                one = one.with_note(format!(
+                    "`{name}` is declared before the first FROM, where only FROM sees it: \
+                     `ARG {name}` in this stage brings it in"
+                ));
+            }
+        }
+        one
     }
 
     /// A source of COPY or ADD that isn't there.
@@ -199,6 +247,22 @@ impl Explanation<'_> {
             && let Some((line, pattern)) = self.ignored.line(path.as_bytes())
         {
             return one.with_note(format!("`{pattern}` in {line} leaves it out"));
+        }
+        if let Some(link) = &missing.link {
+            let end = match missing.directory.as_str() {
+                "/" => path.split('/').next().unwrap_or(path).to_owned(),
+                above => {
+                    let behind = path.strip_prefix(above.trim_start_matches('/'));
+                    let behind = behind.unwrap_or(path).trim_start_matches('/');
+                    let name = behind.split('/').next().unwrap_or(behind);
+                    format!("{}/{name}", above.trim_start_matches('/'))
+                }
+            };
+            return one
+                .with_note(format!(
+                    "`{end}` is a link to `{link}`, which is not in {place}"
+                ))
+                .with_help("links are followed inside of it only: copy what the link leads to");
         }
         if let Some(near) = &missing.nearest {
             return one.with_help(format!("did you mean `{near}`?"));
@@ -254,6 +318,16 @@ impl Explanation<'_> {
             None => one.with_help("make it in a RUN before, or write a number"),
         }
     }
+}
+
+/// Whether a text has `$name` or `${name`.
+fn has_variable(text: &str, name: &str) -> bool {
+    text.match_indices('$').any(|(at, _)| {
+        let rest = &text[at + 1..];
+        let rest = rest.strip_prefix('{').unwrap_or(rest);
+        let behind = rest.strip_prefix(name).map(|behind| behind.chars().next());
+        behind.is_some_and(|next| next.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_'))
+    })
 }
 
 fn transfer(step: Option<&Step>) -> Option<&Transfer> {

@@ -105,7 +105,7 @@ pub async fn build(
     let examined = examination.run(&mut warnings).await;
     tell(warnings, &request, &source, &*events);
     let (plan, images) = examined?;
-    for warning in explain::unused(&plan) {
+    for warning in explain::unused(&plan, &images) {
         events.emit(Event::Warning(warning));
     }
     let lowered = lower(&plan, &images).map_err(|all| source.saying(all))?;

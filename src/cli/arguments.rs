@@ -39,6 +39,7 @@ use super::error::Failure;
 use super::settings::{GlobalArguments, Settings};
 use super::spelling;
 use super::ui::style::Style;
+use crate::dockerfile::nearest::nearest;
 use crate::sandbox::Needs;
 
 #[derive(Parser, Debug)]
@@ -300,7 +301,15 @@ fn usage_failure(error: &clap::Error) -> Failure {
         ErrorKind::TooManyValues => format!("`{argument}` takes no value `{value}`"),
         _ => first_line(error),
     });
-    let suggestion = name(ContextKind::SuggestedArg)
+    let meant = match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            meant_command(&word)
+        }
+        _ => None,
+    };
+    let suggestion = meant
+        .or_else(|| name(ContextKind::SuggestedArg))
         .or_else(|| name(ContextKind::SuggestedSubcommand))
         .or_else(|| name(ContextKind::SuggestedValue));
     if let Some(suggestion) = suggestion {
@@ -318,6 +327,17 @@ fn usage_failure(error: &clap::Error) -> Failure {
         ));
     }
     failure
+}
+
+/// The command that was probably meant: clap's own measure prefers a long name with the same
+/// letters to a short one with two of them exchanged.
+fn meant_command(word: &str) -> Option<String> {
+    let line = definition();
+    let commands = line
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    let names = commands.map(clap::Command::get_name);
+    nearest(word, names).map(str::to_owned)
 }
 
 fn first_line(error: &clap::Error) -> String {
@@ -364,6 +384,11 @@ mod tests {
                 "psuh myapp",
                 "error: unknown command `psuh`\nhint: did you mean `push`?\n\
                  hint: to build a folder of this name, write `rbuild ./psuh`\n",
+            ),
+            (
+                "buidl",
+                "error: unknown command `buidl`\nhint: did you mean `build`?\n\
+                 hint: to build a folder of this name, write `rbuild ./buidl`\n",
             ),
             (
                 "build --isolation vm .",

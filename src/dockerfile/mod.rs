@@ -24,6 +24,7 @@ pub mod lint;
 pub mod mount;
 pub mod nearest;
 pub mod outline;
+pub mod slips;
 pub mod span;
 pub mod stages;
 pub mod syntax;

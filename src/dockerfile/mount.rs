@@ -237,6 +237,9 @@ impl Options {
                 error.is_key = true;
                 return Err(match KEYS.contains(&key) {
                     true => error.with_help(format!("write `{key}=…`")),
+                    false if field.is_empty() => {
+                        error.with_help("no comma may stand at the end or before a blank")
+                    }
                     false => error,
                 });
             }

@@ -48,6 +48,13 @@ pub(super) fn instruction(node: &Node, before: Option<&Node>) -> Diagnostic {
         };
         return error.with_label(format!("did you mean `{near}`?"));
     }
+    if let Some(before) = before.filter(|before| has_stray_heredoc(before)) {
+        return error.with_help(format!(
+            "{} on line {} takes no heredoc: only RUN, COPY and ADD do",
+            before.command(),
+            before.span.first_line
+        ));
+    }
     match before.filter(|before| {
         matches!(
             before.command().as_str(),
@@ -61,6 +68,18 @@ pub(super) fn instruction(node: &Node, before: Option<&Node>) -> Diagnostic {
         )),
         None => error.with_help(format!("instructions are: {}", INSTRUCTIONS.join(", "))),
     }
+}
+
+/// Whether an instruction that takes no heredoc ends with the mark of one.
+fn has_stray_heredoc(node: &Node) -> bool {
+    let takes_heredocs = matches!(node.command().as_str(), "RUN" | "COPY" | "ADD");
+    let last = node.original.split_whitespace().next_back();
+    let mark = last.and_then(|word| word.strip_prefix("<<"));
+    let name = mark.map(|mark| mark.trim_start_matches('-').trim_matches(['"', '\'']));
+    let is_name = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    !takes_heredocs && name.is_some_and(is_name)
 }
 
 /// The line as it was meant, where an instruction's name runs into its first argument.

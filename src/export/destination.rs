@@ -57,7 +57,8 @@ impl Destination {
         }
         let place = behind_links(path).map_err(ExportError::io("open", path))?;
         let folder = folder_of(&place);
-        let beside = new_file(folder).map_err(ExportError::io("create a file in", folder))?;
+        let beside = new_file(folder).map_err(without_path);
+        let beside = beside.map_err(ExportError::io("create a file in", folder))?;
         let (file, beside) = beside.into_parts();
         Ok(Self {
             out: Out::File {
@@ -172,6 +173,15 @@ pub(super) fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
         .prefix(".rbuild-")
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
+}
+
+/// The system's own answer: a name made up for the time of writing says nothing to anybody.
+fn without_path(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    match text.rsplit_once(" at path ") {
+        Some((answer, _)) => io::Error::new(error.kind(), answer),
+        None => error,
+    }
 }
 
 impl Write for Destination {

@@ -63,10 +63,15 @@ pub(super) fn lower(
         }
         instruction::MountKind::Ssh { .. } => return Err(absent(span, "`RUN --mount=type=ssh`")),
     };
+    let target_is_said = target.is_some_and(|target| !target.is_empty());
     let target = absolute(&cwd, target.unwrap_or_default());
     if target == "/" {
-        return Err(Diagnostic::error(span, "invalid mount target \"/\"")
-            .with_help("mount it on a folder below the root"));
+        return Err(
+            Diagnostic::error(span, "invalid mount target \"/\"").with_help(match target_is_said {
+                true => "mount it on a folder below the root",
+                false => "say where it is to be seen: `target=/path`",
+            }),
+        );
     }
     Ok(Mount { target, kind })
 }

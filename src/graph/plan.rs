@@ -259,6 +259,31 @@ impl Plan {
         })
     }
 
+    /// The names that an ARG before the first FROM declares and that nothing declares in the stage
+    /// of the instruction at a place, before it.
+    pub fn globals_out_of_reach(&self, span: Span) -> Vec<&str> {
+        let mut stages = self.dockerfile.stages.iter();
+        let stage = stages.rfind(|stage| stage.from.span.start < span.start);
+        let steps = stage.map_or(&[][..], |stage| &stage.instructions);
+        let before = steps.iter().filter(|step| step.span.start < span.start);
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        for step in before {
+            match &step.instruction {
+                Instruction::Arg(args) => {
+                    known.extend(args.iter().map(|arg| arg.name.value.as_str()));
+                }
+                Instruction::Env(pairs) => {
+                    known.extend(pairs.iter().map(|pair| pair.key.value.as_str()));
+                }
+                _ => {}
+            }
+        }
+        let globals = self.dockerfile.global_args.iter();
+        let globals = globals.flat_map(|args| &args.value);
+        let names = globals.map(|arg| arg.name.value.as_str());
+        names.filter(|name| !known.contains(name)).collect()
+    }
+
     /// Whether a stage has this name or number, as `--target` understands it.
     fn is_called(&self, index: usize, name: &str) -> bool {
         let own = &self.dockerfile.stages[index].from.value.name;
@@ -286,13 +311,16 @@ impl Plan {
         declared
     }
 
-    /// Build arguments that no ARG takes and that mean nothing by themselves.
-    pub fn unused_arguments(&self) -> Vec<&str> {
+    /// Build arguments that no ARG takes, be it in the Dockerfile or in a trigger of one of its base
+    /// images, and that mean nothing by themselves.
+    pub fn unused_arguments(&self, images: &BTreeMap<ImageKey, BaseImage>) -> Vec<&str> {
         let declared = self.declared_arguments();
+        let of_triggers = trigger_arguments(images);
         let names = self.options.build_args.keys().map(String::as_str);
         names
             .filter(|name| {
                 !declared.contains(name)
+                    && !of_triggers.contains(*name)
                     && !arguments::is_proxy(name)
                     && *name != "SOURCE_DATE_EPOCH"
                     && !name.starts_with("BUILDKIT_")
@@ -557,4 +585,17 @@ fn plan_stage(
         name: name.unwrap_or_else(|| format!("stage-{index}")),
         is_replaced,
     })
+}
+
+/// The names that ONBUILD triggers of images declare.
+fn trigger_arguments(images: &BTreeMap<ImageKey, BaseImage>) -> BTreeSet<String> {
+    let triggers = images
+        .values()
+        .flat_map(|image| &image.config.config.on_build);
+    let steps = triggers.filter_map(|text| dockerfile::parse_trigger(text).ok());
+    let declarations = steps.filter_map(|step| match step.instruction {
+        Instruction::Arg(declarations) => Some(declarations),
+        _ => None,
+    });
+    declarations.flatten().map(|arg| arg.name.value).collect()
 }

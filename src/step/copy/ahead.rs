@@ -121,13 +121,25 @@ impl<'a> Ahead<'a> {
             };
             state.being_listed.insert(directory.clone());
             drop(state);
-            let listed = self.tree.children(&directory);
+            let listing = Listing(self, directory);
+            let listed = self.tree.children(&listing.1);
             state = self.state();
             self.expect(&mut state, &listed);
-            state.being_listed.remove(&directory);
-            state.listed.insert(directory, listed);
-            self.changed.notify_all();
+            state.listed.insert(listing.1.clone(), listed);
+            drop(state);
+            drop(listing);
+            state = self.state();
         }
+    }
+}
+
+/// A directory that a thread lists. However that ends, nobody waits for it any longer.
+struct Listing<'a, 'b>(&'a Ahead<'b>, Vec<u8>);
+
+impl Drop for Listing<'_, '_> {
+    fn drop(&mut self) {
+        self.0.state().being_listed.remove(&self.1);
+        self.0.changed.notify_all();
     }
 }
 
@@ -238,5 +250,52 @@ mod tests {
                 .iter()
                 .all(|path| path.is_empty() || path.starts_with(b"3"))
         );
+    }
+
+    /// Panics where a thread lists one directory, and not where the walk does so itself.
+    struct Panicking(Tree, std::thread::ThreadId);
+
+    impl FileTree for Panicking {
+        fn lookup(&self, _: &[u8], _: bool) -> Result<Option<Node>, TreeError> {
+            Ok(None)
+        }
+
+        fn children(&self, path: &[u8]) -> Listed {
+            assert!(
+                path != b"5" || std::thread::current().id() == self.1,
+                "a thread lists it"
+            );
+            if path.is_empty() || std::thread::current().id() != self.1 {
+                return self.0.children(path);
+            }
+            // The threads are to be quicker than the walk.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            self.0.children(path)
+        }
+
+        fn open(&self, _: &FileRef) -> Result<Box<dyn Read + Send>, TreeError> {
+            Ok(Box::new(io::empty()))
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_leaves_nobody_waiting() {
+        if std::thread::available_parallelism().map_or(1, NonZero::get) < 2 {
+            return;
+        }
+        let (ended, end) = std::sync::mpsc::channel();
+        let walking = std::thread::spawn(move || {
+            let own = std::thread::current().id();
+            let tree: Arc<dyn FileTree> = Arc::new(Panicking(Tree::default(), own));
+            let mut found = Vec::new();
+            Ahead::during(&tree, &|_| true, &Cancel::new(), |list| {
+                let _ = walk(list, b"", &mut found);
+                let _ = ended.send(());
+            });
+        });
+        end.recv_timeout(std::time::Duration::from_secs(60))
+            .expect("the walk ends");
+        // The panic is the walk's, too.
+        assert!(walking.join().is_err());
     }
 }

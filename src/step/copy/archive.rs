@@ -52,6 +52,9 @@ pub(super) fn unpack(
         gid: owner.gid,
     };
     destination.make_directories_as(&target, made)?;
+    if let Some(first) = index.entries.iter().find(|entry| leaves_out(entry)) {
+        selector.warn_of_marks(&display(&node.entry.path), &display(&first.path));
+    }
     for entry in &index.entries {
         member(selector, &archive, &index, entry, destination, &target)?;
     }
@@ -91,6 +94,10 @@ fn member(
     let mut placed = inode.clone();
     placed.path = path;
     placed.offset = None;
+    if placed.is_directory() {
+        // What the archive adds hides nothing.
+        placed.kind = EntryKind::Directory { opaque: false };
+    }
     if let Some(owner) = selector.owner {
         placed.uid = owner.uid;
         placed.gid = owner.gid;
@@ -110,6 +117,14 @@ fn member(
         on_the_way: false,
     });
     Ok(())
+}
+
+/// Whether a member is a mark of a layer, which is no file of an archive.
+fn leaves_out(entry: &Entry) -> bool {
+    matches!(
+        entry.kind,
+        EntryKind::Whiteout | EntryKind::Directory { opaque: true }
+    )
 }
 
 /// Whether the file is a tar archive, plain or compressed: what comes out of decompression

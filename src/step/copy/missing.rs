@@ -4,7 +4,7 @@ use super::destination::display;
 use super::selection::Selector;
 use super::{CopyError, Missing};
 use crate::dockerfile::nearest::nearest;
-use crate::layer::entry::join_path;
+use crate::layer::entry::{EntryKind, join_path};
 use crate::snapshot::{FileTree, Node};
 
 /// So many names of a directory are told.
@@ -19,6 +19,7 @@ impl Selector<'_> {
             path: display(path),
             source: self.written.get(),
             nearest: None,
+            link: None,
             directory: "/".to_owned(),
             names: Vec::new(),
             has_more: false,
@@ -28,6 +29,11 @@ impl Selector<'_> {
         }
         CopyError::NotFound(Box::new(missing))
     }
+}
+
+/// What a link says.
+fn display_link(node: &Node) -> String {
+    String::from_utf8_lossy(&node.entry.link).into_owned()
 }
 
 fn look_around(tree: &dyn FileTree, path: &[u8], missing: &mut Missing) {
@@ -55,7 +61,16 @@ fn look_around(tree: &dyn FileTree, path: &[u8], missing: &mut Missing) {
     let name = |node: &Node| String::from_utf8_lossy(node.entry.name()).into_owned();
     let names: Vec<String> = children.iter().take(SEARCHED).map(name).collect();
     let absent = String::from_utf8_lossy(absent);
-    if let Some(near) = nearest(&absent, names.iter().map(String::as_str)) {
+    missing.link = match tree.lookup(&join_path(&reached, absent.as_bytes()), false) {
+        Ok(Some(node)) if node.entry.kind == EntryKind::Symlink => Some(display_link(&node)),
+        _ => None,
+    };
+    // a name in another letter case is another name, and the most likely one
+    let lower = absent.to_lowercase();
+    let other_case = names.iter().map(String::as_str);
+    let mut other_case = other_case.filter(|name| *name != absent && name.to_lowercase() == lower);
+    let near = other_case.next();
+    if let Some(near) = near.or_else(|| nearest(&absent, names.iter().map(String::as_str))) {
         let mut found = join_path(&reached, near.as_bytes());
         for part in parts.iter().skip(depth + 1) {
             found = join_path(&found, part);

@@ -12,7 +12,7 @@ mod missing;
 mod parents;
 mod selection;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use crate::layer::tar_writer::TarWriter;
 use crate::layer::view::View;
 use crate::snapshot::{FileTree, Snapshot, TreeError};
 use crate::solver::cancel::Cancel;
+use crate::solver::events::Event;
 use crate::store::Lock;
 
 /// Mode of directories that are made on the way to a destination.
@@ -92,6 +93,8 @@ pub struct Missing {
     pub source: usize,
     /// A path that is there, and whose name is near.
     pub nearest: Option<String>,
+    /// What a link of this name says: it leads nowhere, as far as the tree goes.
+    pub link: Option<String>,
     /// The last directory on the way that is there.
     pub directory: String,
     /// The first names in it.
@@ -115,6 +118,8 @@ pub(super) type Scratch<'a> = &'a dyn Fn() -> io::Result<std::fs::File>;
 /// The entries of a layer to be, and where their bytes are.
 pub(super) struct Selection {
     items: Vec<Item>,
+    /// What the user should know.
+    warnings: Vec<String>,
 }
 
 /// What COPY and ADD read.
@@ -153,6 +158,7 @@ pub(super) fn select(
         )
     };
     let mut destination = Destination::new(view, on_the_way);
+    let warnings = RefCell::default();
     let selector = Selector {
         copy,
         tree: origins.tree,
@@ -163,10 +169,12 @@ pub(super) fn select(
         scratch,
         source: &Cell::new(0),
         written: &Cell::new(0),
+        warnings: &warnings,
     };
     selector.select(&mut destination, origins.fetched)?;
     Ok(Selection {
         items: destination.finish(copy.directory_time),
+        warnings: warnings.into_inner(),
     })
 }
 
@@ -350,6 +358,7 @@ pub(super) fn select_directory(
     destination.make_directories(&target)?;
     Ok(Selection {
         items: destination.finish(time),
+        warnings: Vec::new(),
     })
 }
 
@@ -444,8 +453,12 @@ impl StepContext {
             Some(spec) => Some(Accounts::new(view.passwd(), view.group()).owner(spec)?),
         };
         let scratch = || self.temporary_file();
+        let selection = select(copy, origins, view, owner, &self.cancel, &scratch)?;
+        for warning in &selection.warnings {
+            self.events.emit(Event::Warning(warning.clone()));
+        }
         Ok(Onto {
-            selection: select(copy, origins, view, owner, &self.cancel, &scratch)?,
+            selection,
             parent,
             operation,
             _lock: lock,

@@ -6,7 +6,7 @@
 //! - directories that exist at the destination are merged into, files are replaced, and a file
 //!   never replaces a directory nor a directory a file.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::ahead::{Ahead, Listed};
@@ -33,6 +33,8 @@ pub(super) struct Selector<'a> {
     pub(super) source: &'a Cell<u64>,
     /// Which of the instruction's sources is at hand.
     pub(super) written: &'a Cell<usize>,
+    /// What the user should know.
+    pub(super) warnings: &'a RefCell<Vec<String>>,
 }
 
 impl Selector<'_> {
@@ -81,6 +83,14 @@ impl Selector<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says that marks of removed files are left out of an archive.
+    pub(super) fn warn_of_marks(&self, archive: &str, first: &str) {
+        self.warnings.borrow_mut().push(format!(
+            "names that begin with `.wh.` mean removed files in a layer: those of `{archive}` are \
+             left out, the first for `{first}`"
+        ));
     }
 
     /// Makes the destination where the user said that it is a directory.

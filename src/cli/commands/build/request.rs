@@ -80,10 +80,17 @@ pub(super) fn prepare(
     let writes_to_stdout = outputs.iter().any(|output| output.target.is_stdout());
     let print_id = progress == ProgressMode::Quiet;
     if writes_to_stdout && print_id {
-        return Err(Failure::user(
-            "`--quiet` prints the image's id where `--output` writes the image",
-        )
-        .hint("add `dest=FILE`, or use `--iidfile FILE` instead of `--quiet`"));
+        let said = match &arguments.progress {
+            _ if arguments.quiet => "--quiet",
+            Some(_) => "--progress=quiet",
+            None => "BUILDKIT_PROGRESS=quiet",
+        };
+        return Err(Failure::user(format!(
+            "`{said}` prints the image's id where `--output` writes the image"
+        ))
+        .hint(format!(
+            "add `dest=FILE`, or use `--iidfile FILE` instead of `{said}`"
+        )));
     }
     let (build_args, source_date_epoch) = build_args(&arguments, environment)?;
     buildkit::check_arguments(&build_args)?;

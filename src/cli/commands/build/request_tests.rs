@@ -396,6 +396,14 @@ fn the_environment_fills_in() {
     assert_eq!(progress(".", "rawjson"), ProgressMode::RawJson);
     assert_eq!(progress("--progress none .", ""), ProgressMode::Nothing);
     assert!(of(".", "BUILDKIT_PROGRESS", "loud").is_err());
+    for (line, value, said) in [
+        ("-o - .", "quiet", "`BUILDKIT_PROGRESS=quiet` prints"),
+        ("-o - --progress quiet .", "", "`--progress=quiet` prints"),
+        ("-o - -q .", "quiet", "`--quiet` prints"),
+    ] {
+        let failure = of(line, "BUILDKIT_PROGRESS", value).unwrap_err();
+        assert!(failure.message().starts_with(said), "{}", failure.message());
+    }
     let platform = |line: &str, value: &str| {
         let request = of(line, "DOCKER_DEFAULT_PLATFORM", value).unwrap().request;
         request.platform.map(|platform| platform.to_string())
