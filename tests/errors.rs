@@ -48,7 +48,7 @@ fn mistakes_name_their_place_and_what_to_do() {
             &["Dockerfile:2", "--no-such-flag"],
         ),
         (
-            "FROM scratch\nRUN --mount=type=ssh true\n",
+            "FROM scratch\nRUN --mount=type=ssh,source=x true\n",
             &["Dockerfile:2", "ssh"],
         ),
         ("FROM scratch\nENV a\n", &["Dockerfile:2", "ENV"]),

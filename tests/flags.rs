@@ -378,10 +378,6 @@ fn what_is_absent_is_refused_in_one_line_without_secrets() {
             "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms",
         ),
         (
-            &["--ssh", "default=/home/me/hunter2"],
-            "rbuild does not support --ssh yet",
-        ),
-        (
             &["--secret", "hunter2"],
             "`--secret` is no list of key=value",
         ),

@@ -51,4 +51,5 @@ mod run;
 mod run_image;
 mod save_load;
 mod signals;
+mod ssh_mounts;
 mod store_commands;

@@ -13,7 +13,7 @@ use crate::graph::masked_in_place;
 use crate::remote::RemoteError;
 use crate::snapshot::SnapshotError;
 use crate::solver::SolveError;
-use crate::step::FailedStep;
+use crate::step::{AgentError, FailedStep};
 use crate::store::{ImportError, StoreError};
 
 /// Something in a Dockerfile, with what is needed to show it.
@@ -74,6 +74,22 @@ pub enum BuildError {
         from: String,
         /// Why it can't be had.
         reason: String,
+    },
+    /// An agent or key of `--ssh` that can't be had.
+    #[error("can't forward SSH keys to steps as `{id}`: {source}")]
+    Ssh {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: AgentError,
+    },
+    /// `--ssh` means the agent of the environment, which names none.
+    #[error(
+        "can't forward an SSH agent to steps as `{id}`: make sure SSH_AUTH_SOCK is set, or name a socket or keys: `--ssh {id}=PATH`"
+    )]
+    NoSshAgent {
+        /// The id.
+        id: String,
     },
     /// Layers.
     #[error(transparent)]

@@ -1,12 +1,13 @@
-//! Values of secrets, read once, when the build begins.
+//! Values of secrets and agents that sign for steps, read once, when the build begins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
-use super::{BuildError, SecretFrom, SecretSource};
-use crate::step::Secrets;
+use super::{BuildError, SecretFrom, SecretSource, SshSource};
+use crate::step::{Agent, Agents, Secrets};
 
 /// The largest secret, as in BuildKit.
 const LIMIT: u64 = 500 << 10;
@@ -48,4 +49,30 @@ pub(super) fn secrets(
         secrets.insert(id.clone(), value);
     }
     Ok(secrets)
+}
+
+/// Finds the agents and reads the keys. `variable` looks up environment variables.
+pub(super) fn agents(
+    sources: &[SshSource],
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Agents, BuildError> {
+    let mut agents = Agents::new();
+    for SshSource { id, paths } in sources {
+        let inherited;
+        let paths = match paths.as_slice() {
+            [] => {
+                let socket = variable("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+                let socket = socket.ok_or_else(|| BuildError::NoSshAgent { id: id.clone() })?;
+                inherited = [PathBuf::from(socket)];
+                &inherited
+            }
+            paths => paths,
+        };
+        let agent = Agent::open(paths).map_err(|source| BuildError::Ssh {
+            id: id.clone(),
+            source,
+        })?;
+        agents.insert(id.clone(), agent);
+    }
+    Ok(agents)
 }

@@ -85,6 +85,15 @@ pub enum SecretFrom {
     Environment(String),
 }
 
+/// `--ssh ID[=SOCKET|KEY[,KEY]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshSource {
+    /// The id that `RUN --mount=type=ssh,id=…` names.
+    pub id: String,
+    /// The socket of an agent, or files of keys; the agent of `SSH_AUTH_SOCK` where empty.
+    pub paths: Vec<PathBuf>,
+}
+
 /// One `--output`, or what `-t`, `--push`, `--load` and `-o` amount to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -206,6 +215,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// `--secret`.
     pub secrets: Vec<SecretSource>,
+    /// `--ssh`, each id once.
+    pub ssh: Vec<SshSource>,
     /// `--no-cache`: run every step.
     pub no_cache: bool,
     /// `--no-cache-filter`: names or numbers of stages whose steps all run.

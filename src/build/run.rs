@@ -89,6 +89,7 @@ pub async fn build(
 ) -> Result<BuildResult, BuildError> {
     let reporter = Arc::new(Reporter::new(Arc::clone(&events)));
     let secrets = Arc::new(inputs::secrets(&request.secrets, &*environment.variables)?);
+    let agents = Arc::new(inputs::agents(&request.ssh, &*environment.variables)?);
     let remotes = Arc::new(Remotes::new(environment, &reporter, &secrets));
     let opened = check::open(&request, environment, &remotes).await?;
     let folders = dockerfile::open_folders(&request, &environment.store)?;
@@ -122,6 +123,7 @@ pub async fn build(
         remotes,
         launcher: environment.launcher.clone(),
         secrets,
+        agents,
         no_cache: request.no_cache,
         cancel: environment.cancel.clone(),
         logs: Arc::new(environment.store.build_logs()),

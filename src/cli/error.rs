@@ -290,6 +290,8 @@ impl Failure {
             | BuildError::NotText(_)
             | BuildError::Context(_)
             | BuildError::Secret { .. }
+            | BuildError::Ssh { .. }
+            | BuildError::NoSshAgent { .. }
             | BuildError::Import(_)
             | BuildError::NoImage(_)
             | BuildError::Request(_) => Self::from_error(ErrorKind::User, &error),

@@ -13,8 +13,8 @@ use super::path::absolute;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::remote;
 use super::{
-    BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, NetworkMode, Operation,
-    Run, Trigger, Vertex, VertexIndex, arguments,
+    BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, NetworkMode,
+    Operation, Run, Trigger, Vertex, VertexIndex, arguments,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
@@ -26,6 +26,9 @@ use crate::dockerfile::stages::Reference;
 use crate::image::config::{DEFAULT_PATH, ImageConfig};
 use crate::platform::Platform;
 use crate::time::Timestamp;
+
+/// By which programs find the agent that signs with the user's keys.
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 /// A lowered target.
 #[derive(Debug)]
@@ -465,15 +468,23 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         refuse_absent(run, step.span)?;
         let (args, script) = command(state, run);
-        let mut mounts = Vec::new();
+        let mut mounts: Vec<Mount> = Vec::new();
         for mount in &run.mounts {
-            mounts.push(mounts::lower(self, index, state, mount)?);
+            let agents = mounts.iter().filter(|mount| mount.is_agent()).count();
+            mounts.push(mounts::lower(self, index, state, mount, agents)?);
+        }
+        let mut env = state.environment.pairs().to_vec();
+        let agent = mounts.iter().find(|mount| mount.is_agent());
+        if let Some(agent) = agent
+            && !env.iter().any(|(name, _)| name == SSH_AUTH_SOCK)
+        {
+            env.push((SSH_AUTH_SOCK.to_owned(), agent.target.clone()));
         }
         let history = run_history(state, &args);
         let operation = Operation::Run(Run {
             args,
             shell: state.shell_program(),
-            env: state.environment.pairs().to_vec(),
+            env,
             proxy: arguments::proxies(&self.plan.options.build_args),
             user: state.config.config.user.clone(),
             cwd: absolute("/", &state.config.config.working_dir),

@@ -181,6 +181,13 @@ pub struct Mount {
     pub kind: MountKind,
 }
 
+impl Mount {
+    /// Whether it is the socket of an agent.
+    fn is_agent(&self) -> bool {
+        matches!(self.kind, MountKind::Ssh { .. })
+    }
+}
+
 /// What a mount shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MountKind {
@@ -231,6 +238,19 @@ pub enum MountKind {
         env: Option<String>,
         /// Whether it is (also) a file at the target.
         file: bool,
+    },
+    /// The socket of an agent that signs with the user's keys.
+    Ssh {
+        /// Its name.
+        id: String,
+        /// Fail when the build was given none.
+        required: bool,
+        /// Mode of the socket.
+        mode: u32,
+        /// Owner of the socket.
+        uid: u32,
+        /// Group of the socket.
+        gid: u32,
     },
 }
 

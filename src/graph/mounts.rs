@@ -1,6 +1,6 @@
 //! `RUN --mount`: from options to a mount of the step, refusing what rbuild doesn't have.
 
-use super::lowering::{Lowering, StageState, absent};
+use super::lowering::{Lowering, StageState};
 use super::path::absolute;
 use super::{FileSystem, Mount, MountKind, arguments};
 use crate::dockerfile::diagnostic::{Diagnostic, Kind};
@@ -9,12 +9,13 @@ use crate::dockerfile::instruction;
 use crate::dockerfile::span::{Span, Spanned};
 use crate::dockerfile::stages::Reference;
 
-/// Expands one mount of a RUN in stage `index`.
+/// Expands one mount of a RUN in stage `index` that has `agents` ssh mounts already.
 pub(super) fn lower(
     lowering: &mut Lowering<'_>,
     index: usize,
     state: &StageState,
     mount: &Spanned<instruction::Mount>,
+    agents: usize,
 ) -> Result<Mount, Diagnostic> {
     let (span, text) = (mount.span, &mount.value.text);
     let from_span = mount.value.from_span(span);
@@ -61,7 +62,27 @@ pub(super) fn lower(
         secret @ instruction::MountKind::Secret { .. } => {
             return self::secret(secret, target, &cwd, span);
         }
-        instruction::MountKind::Ssh { .. } => return Err(absent(span, "`RUN --mount=type=ssh`")),
+        instruction::MountKind::Ssh {
+            id,
+            required,
+            mode,
+            uid,
+            gid,
+        } => {
+            let default = format!("/run/buildkit/ssh_agent.{agents}");
+            return Ok(Mount {
+                target: absolute(&cwd, target.unwrap_or(&default)),
+                kind: MountKind::Ssh {
+                    id: id
+                        .filter(|id| !id.is_empty())
+                        .unwrap_or_else(|| "default".to_owned()),
+                    required,
+                    mode: mode.unwrap_or(0o600),
+                    uid: uid.unwrap_or(0),
+                    gid: gid.unwrap_or(0),
+                },
+            });
+        }
     };
     let target_is_said = target.is_some_and(|target| !target.is_empty());
     let target = absolute(&cwd, target.unwrap_or_default());

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows a terminal, and no secret enters a key, a layer or an event.
 
+mod agent;
 pub mod container;
 pub mod copy;
 mod image;
@@ -31,6 +32,7 @@ use crate::solver::events::{EventSink, Working};
 use crate::store::{BuildLogs, CacheRecord, LayerId, Lock, NewLayer, Store, StoreError};
 use crate::time::Timestamp;
 
+pub use self::agent::{Agent, AgentError, Agents, InvalidKey};
 pub use self::copy::{CopyError, Missing};
 pub use self::image::{layers_of, register_origins};
 pub use self::owner::UnknownOwner;
@@ -124,6 +126,8 @@ pub struct StepContext {
     pub launcher: Result<Launcher, String>,
     /// Values of `--secret`.
     pub secrets: Arc<Secrets>,
+    /// Who signs for steps: `--ssh`.
+    pub agents: Arc<Agents>,
     /// Run every step (`--no-cache`).
     pub no_cache: bool,
     /// Stops the build.

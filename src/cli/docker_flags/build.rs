@@ -77,7 +77,6 @@ pub(super) static FLAGS: &[Flag] = &[
         "security-opt",
         "RUN steps have Docker's default seccomp profile and capabilities",
     ),
-    Flag::refused("ssh", "RUN steps reach no agent; a key can be a `--secret`"),
     Flag::refused("stream", "the context is read in place: drop the flag"),
     Flag::refused(
         "volume",

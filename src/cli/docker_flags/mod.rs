@@ -96,7 +96,7 @@ impl Flag {
     }
 
     fn refusal(&self, command: &str, value: &str) -> Failure {
-        // A value that no other one could replace says nothing, and may be private (`--ssh`).
+        // A value that no other one could replace says nothing, and may be private.
         let is_plain = !self.may_hold() || self.is_switch && value == "true";
         let shown = match is_plain {
             true => format!("--{}", self.name),
@@ -244,7 +244,6 @@ mod tests {
     #[test]
     fn what_is_absent_is_refused_by_name() {
         for (line, message) in [
-            ("build --ssh default", "rbuild does not support --ssh yet"),
             ("build --rm=false", "rbuild does not support --rm=false yet"),
             (
                 "build --provenance",

@@ -54,6 +54,11 @@ pub enum RunError {
     /// A required secret that the build was not given.
     #[error("secret {0}: not found")]
     NoSecret(String),
+    /// A required agent that the build was not given.
+    #[error(
+        "no SSH key {0:?} forwarded from the client: name an agent or a key with `--ssh {0}[=PATH]`"
+    )]
+    NoAgent(String),
     /// A secret for an environment variable that is no text.
     #[error("secret {0} can't be an environment variable: its value is not text")]
     SecretIsNotText(String),

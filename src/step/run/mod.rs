@@ -321,6 +321,21 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
             (MountKind::Secret { id, .. }, _) => {
                 key.number(4).field(id.as_bytes());
             }
+            (
+                MountKind::Ssh {
+                    id,
+                    required,
+                    mode,
+                    uid,
+                    gid,
+                },
+                _,
+            ) => {
+                key.number(6).field(id.as_bytes());
+                for number in [u32::from(*required), *mode, *uid, *gid] {
+                    key.number(u64::from(number));
+                }
+            }
         }
     }
     if let Some(name) = &run.hostname {

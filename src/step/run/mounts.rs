@@ -18,6 +18,7 @@ use crate::layer::form::Form;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
 use crate::snapshot::{FileTree, Snapshot, SnapshotTree};
+use crate::step::agent::AgentSocket;
 use crate::step::mount_points::{Kind, MountPoints};
 use crate::step::owner::ExecUser;
 use crate::step::{Inputs, StepContext, StepError, copy, empty_snapshot, noted_owners};
@@ -40,6 +41,7 @@ pub(in crate::step) struct Assembly {
     pub(in crate::step) points: MountPoints,
     pub(in crate::step) scratch: Vec<Scratch>,
     pub(in crate::step) locks: Vec<Lock>,
+    pub(in crate::step) agents: Vec<AgentSocket>,
     /// Which of `passed` is the file to enter the step's cgroup by.
     pub(in crate::step) cgroup: Option<usize>,
 }
@@ -223,7 +225,46 @@ impl StepContext {
                 }
                 Ok(())
             }
+            MountKind::Ssh { .. } => self.show_agent(mount, view, assembly),
         }
+    }
+
+    /// Shows a socket behind which this build's agent of that id answers.
+    fn show_agent(
+        &self,
+        mount: &Mount,
+        view: &View,
+        assembly: &mut Assembly,
+    ) -> Result<(), StepError> {
+        let MountKind::Ssh {
+            id,
+            required,
+            mode,
+            uid,
+            gid,
+        } = &mount.kind
+        else {
+            return Ok(());
+        };
+        let Some(agent) = self.agents.get(id) else {
+            return match required {
+                true => Err(RunError::NoAgent(id.clone()).into()),
+                false => Ok(()),
+            };
+        };
+        let folder = self.store().scratch()?;
+        let socket = AgentSocket::listen(folder.path(), agent, *mode, (*uid, *gid))
+            .map_err(failed("making the socket of an SSH agent"))?;
+        assembly.point(view, mount.target.as_bytes(), Kind::File)?;
+        let source = MountSource::Path {
+            root: HostPath::from(socket.path().to_owned()),
+            path: Vec::new(),
+            recursive: false,
+        };
+        assembly.push(mount.target.as_bytes(), source, false);
+        assembly.agents.push(socket);
+        assembly.scratch.push(folder);
+        Ok(())
     }
 
     #[expect(

@@ -108,6 +108,11 @@ pub struct BuildArguments {
     #[arg(long = "secret", value_name = "id=ID,…")]
     pub(super) secrets: Vec<String>,
 
+    /// Let RUN --mount=type=ssh sign with an agent [default: that of SSH_AUTH_SOCK] or with keys:
+    /// ID[=SOCKET|KEY[,KEY]], ID is mostly `default`; may be repeated
+    #[arg(long = "ssh", value_name = "ID[=PATH]")]
+    pub(super) ssh: Vec<String>,
+
     /// Run every step even where the cache has its result
     #[arg(long)]
     pub(super) no_cache: bool,

@@ -115,6 +115,7 @@ pub(super) fn prepare(
         labels: values::labels(&arguments.labels)?,
         contexts: contexts(&arguments.contexts)?,
         secrets: secrets(&arguments.secrets, environment)?,
+        ssh: values::ssh(&arguments.ssh),
         no_cache: arguments.no_cache,
         fresh_stages: stages(&arguments.no_cache_filter),
         pull: arguments.pull,

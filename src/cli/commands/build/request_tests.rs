@@ -222,7 +222,6 @@ fn what_contradicts_itself_is_refused() {
             "--platform linux/amd64 --platform linux/arm64 .",
             "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms in one build yet",
         ),
-        ("--ssh default .", "rbuild does not support --ssh yet"),
         (
             "--network bridge .",
             "invalid value `bridge` for `--network`",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::request::remote;
-use crate::build::{NamedContext, SecretFrom, SecretSource};
+use crate::build::{NamedContext, SecretFrom, SecretSource, SshSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
@@ -148,6 +148,22 @@ pub(super) fn secret(text: &str, environment: &Environment) -> Result<SecretSour
     Ok(SecretSource { id, from })
 }
 
+/// `--ssh`: the last word about an id counts.
+pub(super) fn ssh(texts: &[String]) -> Vec<SshSource> {
+    let mut sources: Vec<SshSource> = Vec::new();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        let (id, paths) = text.split_once('=').unwrap_or((text, ""));
+        let paths = paths.split(',').filter(|path| !path.is_empty());
+        let source = SshSource {
+            id: if id.is_empty() { "default" } else { id }.to_owned(),
+            paths: paths.map(PathBuf::from).collect(),
+        };
+        sources.retain(|other| other.id != source.id);
+        sources.push(source);
+    }
+    sources
+}
+
 /// `--build-arg`: a name without a value has that of the environment, or isn't set.
 pub(super) fn build_args(
     texts: &[String],
@@ -263,6 +279,22 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn agents() {
+        let texts = ["default", "=x", "", "a=k1,k2,", "a=k3", "b="].map(str::to_owned);
+        let found = ssh(&texts);
+        let found: Vec<_> = found
+            .iter()
+            .map(|source| (source.id.as_str(), source.paths.clone()))
+            .collect();
+        let expected = [
+            ("default", vec!["x".into()]),
+            ("a", vec!["k3".into()]),
+            ("b", vec![]),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]
