@@ -414,6 +414,115 @@ fn network_none_has_loopback_only() {
 }
 
 #[test]
+fn a_dockerfile_leaves_the_builds_network_with_leave_only() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --network=host ip -o link | wc -l
+        ",
+    );
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let build = || rbuild.build(&project).args(["--network", "none"]);
+        build().fails().says(&[
+            "network.host is not allowed",
+            "`--allow network.host` allows it",
+            "Dockerfile:2",
+        ]);
+        let log = build().args(["--allow", "network.host"]).ok();
+        assert_ne!(log.output(), ["1"], "{}", log.stderr);
+    });
+}
+
+#[test]
+fn an_insecure_step_has_every_privilege_if_the_caller_allows_it() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        r#"
+        FROM busybox
+        RUN grep -E '^(CapEff|Seccomp):' /proc/self/status | tr '\t' ' '
+        RUN --security=insecure grep -E '^(CapEff|Seccomp):' /proc/self/status | tr '\t' ' '
+        RUN --security=insecure mount -t tmpfs none /mnt && touch /mnt/x && echo mounted
+        RUN --security=insecure test -w /proc/sys/kernel/hostname && hostname other && hostname
+        RUN --security=insecure for name in kmsg fuse net/tun loop0;             do test -e /dev/$name && echo $name; done
+        USER app
+        RUN --security=insecure grep -E '^(CapEff|CapAmb):' /proc/self/status | tr '\t' ' '
+        RUN mount -t tmpfs none /mnt 2>/dev/null || echo no longer
+        "#,
+    );
+    each_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let refused = rbuild.build(&project).fails();
+        let refused = refused.says(&[
+            "security.insecure is not allowed",
+            "`--allow security.insecure` allows it, if you trust this Dockerfile",
+            "Dockerfile:3",
+        ]);
+        assert_eq!(refused.output(), [""; 0], "something ran before");
+        let build = || {
+            let build = rbuild.build(&project);
+            build.args(["--allow", "security.insecure"])
+        };
+        let log = build().ok();
+        let own = |name: &str| {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.replace('\t', " ")
+        };
+        // In a user namespace these are all there are.
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+        let all = match user.is_root() {
+            true => own("CapBnd").replace("CapBnd: ", ""),
+            false => format!("{:016x}", (2u64 << last.trim().parse::<u32>().unwrap()) - 1),
+        };
+        let mut expected = vec![
+            "CapEff: 00000000a80425fb".to_owned(),
+            "Seccomp: 2".to_owned(),
+            format!("CapEff: {all}"),
+            own("Seccomp:"),
+            "mounted".to_owned(),
+            "other".to_owned(),
+        ];
+        let devices = ["kmsg", "fuse", "net/tun", "loop0"].into_iter();
+        let devices = devices.filter(|name| std::path::Path::new("/dev").join(name).exists());
+        expected.extend(devices.map(str::to_owned));
+        expected.push(format!("CapEff: {all}"));
+        expected.push(format!("CapAmb: {all}"));
+        expected.push("no longer".to_owned());
+        assert_eq!(
+            log.output(),
+            expected,
+            "as {user:?}
+{}",
+            log.stderr
+        );
+        assert_eq!(build().ok().ran(), [""; 0]);
+        // Its privileges are in its key.
+        let other = Project::with(
+            "FROM busybox
+RUN echo a
+",
+        );
+        let more = Project::with(
+            "FROM busybox
+RUN --security=insecure echo a
+",
+        );
+        rbuild.build(&other).ok();
+        let log = rbuild
+            .build(&more)
+            .args(["--allow", "security.insecure"])
+            .ok();
+        assert_eq!(log.ran().len(), 1);
+    });
+}
+
+#[test]
 fn files_that_a_step_makes_keep_everything() {
     if !needs(&[Need::BaseImages]) {
         return;

@@ -32,7 +32,7 @@ pub mod run_image;
 mod save;
 mod transfer;
 
-pub use crate::graph::{NetworkMode, RemoteSource, RunSettings};
+pub use crate::graph::{Allowance, NetworkMode, RemoteSource, RunSettings};
 pub use check::{Answer, Checked, check, outline, targets};
 pub use error::{BuildError, LeftStep, Located};
 pub use load::{LoadedImage, load};
@@ -223,6 +223,8 @@ pub struct BuildRequest {
     pub fresh_stages: Vec<String>,
     /// `--pull`: ask the registry for every base image even where the store has one.
     pub pull: bool,
+    /// `--allow`.
+    pub allowed: Allowance,
     /// `--network`: for RUN steps that don't say otherwise.
     pub network: NetworkMode,
     /// `--add-host`, `--ulimit`, `--shm-size`, `--cgroup-parent`.

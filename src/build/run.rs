@@ -110,6 +110,10 @@ pub async fn build(
         events.emit(Event::Warning(warning));
     }
     let lowered = lower(&plan, &images).map_err(|all| source.saying(all))?;
+    let violations = request.allowed.violations(&lowered.graph, request.network);
+    if !violations.is_empty() {
+        return Err(source.saying(violations));
+    }
     let materializer = materializer(environment, &reporter);
     remotes.fetch_ahead(&lowered.graph, lowered.target);
     let failed = match request.on_error {

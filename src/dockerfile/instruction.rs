@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::device::Device;
 use super::span::{Span, Spanned};
 use super::syntax::heredoc_mark;
 
@@ -193,8 +194,8 @@ pub struct Run {
     pub network: Option<RunNetwork>,
     /// `--security`.
     pub security: Option<RunSecurity>,
-    /// `--device`, as written.
-    pub devices: Vec<Word>,
+    /// `--device`.
+    pub devices: Vec<Spanned<Device>>,
 }
 
 /// What a `RUN` starts.

@@ -1,5 +1,6 @@
 //! Syntax tree to instructions: what each instruction's words mean.
 
+use super::device::Device;
 use super::diagnostic::{Diagnostic, Kind};
 use super::flags::Flags;
 use super::instruction::{
@@ -229,6 +230,8 @@ fn run(node: &Node, flags: &Flags) -> Result<Run, Diagnostic> {
                 Err(choices(error, other, &["sandbox", "insecure"]))
             }
         });
+    let devices = flags.values("device").into_iter();
+    let devices = devices.map(|word| Device::read(&word.value, word.span));
     let heredocs = node.heredocs.iter().map(|heredoc| Heredoc {
         name: heredoc.name.clone(),
         content: heredoc.body(),
@@ -240,7 +243,7 @@ fn run(node: &Node, flags: &Flags) -> Result<Run, Diagnostic> {
         mounts: mounts.collect::<Result<_, Diagnostic>>()?,
         network: network.transpose()?,
         security: security.transpose()?,
-        devices: flags.values("device"),
+        devices: devices.collect::<Result<_, Diagnostic>>()?,
     })
 }
 

@@ -15,6 +15,7 @@
 //!
 //! Pure: no file, no network, no clock, no environment. Nothing here panics on any input.
 
+pub mod device;
 pub mod diagnostic;
 pub mod expansion;
 mod flags;

@@ -146,7 +146,7 @@ fn every_flag_of_run() {
         (run.network, run.security),
         (Some(RunNetwork::Host), Some(RunSecurity::Insecure))
     );
-    assert_eq!(values(&run.devices), ["v.com/d=x"]);
+    assert_eq!(run.devices[0].value.name, "v.com/d=x");
     assert_eq!(run.command, CommandLine::Shell("make".to_owned()));
 }
 

@@ -466,7 +466,7 @@ impl Lowering<'_> {
         run: &instruction::Run,
         is_trigger: bool,
     ) -> Result<(), Diagnostic> {
-        refuse_absent(run, step.span)?;
+        refuse_devices(run)?;
         let (args, script) = command(state, run);
         let mut mounts: Vec<Mount> = Vec::new();
         for mount in &run.mounts {
@@ -493,6 +493,7 @@ impl Lowering<'_> {
                 Some(RunNetwork::None) => NetworkMode::None,
                 Some(RunNetwork::Host) => NetworkMode::Host,
             },
+            insecure: run.security == Some(RunSecurity::Insecure),
             mounts,
             script,
             hostname: arguments::hostname(&self.plan.options.build_args),
@@ -533,12 +534,12 @@ fn changes_words(instruction: &Instruction) -> bool {
     matches!(instruction, Instruction::Arg(_) | Instruction::Env(_))
 }
 
-fn refuse_absent(run: &instruction::Run, span: Span) -> Result<(), Diagnostic> {
-    if run.security == Some(RunSecurity::Insecure) {
-        return Err(absent(span, "`RUN --security=insecure`"));
-    }
+fn refuse_devices(run: &instruction::Run) -> Result<(), Diagnostic> {
     match run.devices.first() {
-        Some(device) => Err(absent(device.span, "`RUN --device`")),
+        Some(device) => {
+            let refused = absent(device.span, "`RUN --device`");
+            Err(refused.with_help("steps see Docker's default devices and no others"))
+        }
         None => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ use crate::platform::Platform;
 use crate::sandbox::Ulimit;
 use crate::store::LayerId;
 
+mod allowance;
 pub mod arguments;
 mod chmod;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub mod plan;
 mod remote;
 mod transfer;
 
+pub use allowance::Allowance;
 pub use chmod::Chmod;
 pub use remote::{HttpSource, RemoteSource, masked_in_place};
 
@@ -153,6 +155,8 @@ pub struct Run {
     pub cwd: String,
     /// The network.
     pub network: NetworkMode,
+    /// Whether it has every privilege that can be had (`--security=insecure`).
+    pub insecure: bool,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
     /// A heredoc that starts with `#!`: shown to the step as `/dev/pipes/NAME` and run.

@@ -51,6 +51,21 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// What steps with all privileges have beyond that, as far as the machine has it.
+const MORE_DEVICES: [(&str, u32, u32); 6] = [
+    ("kmsg", 1, 11),
+    ("cuse", 10, 203),
+    ("fuse", 10, 229),
+    ("kvm", 10, 232),
+    ("loop-control", 10, 237),
+    ("net/tun", 10, 200),
+];
+
+/// Loop devices beyond those that there are: the kernel makes new ones on demand, a step's `/dev`
+/// doesn't.
+const SPARE_LOOP_DEVICES: u32 = 8;
+const LOOP: u32 = 7;
+
 /// Links in `/dev`.
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
@@ -165,8 +180,11 @@ fn add_dev(root: &Root, security: Security, shm_size: u64) -> Result<(), SetupFa
         .map_err(|errno| failed("can't attach `/dev`")(errno.into()))?;
     let dev = dev.as_fd();
     for (name, major, minor) in DEVICES {
-        add_device(dev, name, major, minor)
+        add_device(dev, name, FileType::CharacterDevice, (major, minor))
             .map_err(|errno| SetupFailure::at(Stage::Dev, "can't make the device", name, errno))?;
+    }
+    if security == Security::Insecure {
+        add_more_devices(dev)?;
     }
     // Those made so far are mounts of their own, and go on working.
     mount::restrict(dev, security.attributes())
@@ -203,11 +221,45 @@ fn add_dev(root: &Root, security: Security, shm_size: u64) -> Result<(), SetupFa
     Ok(())
 }
 
+/// The devices of a step with all privileges. In a user namespace they serve as far as the machine
+/// lets this user open them.
+fn add_more_devices(dev: BorrowedFd<'_>) -> Result<(), SetupFailure> {
+    let is_there = |name: &str| Path::new("/dev").join(name).exists();
+    let add = |name: &str, kind, number| {
+        add_device(dev, name, kind, number)
+            .map_err(|errno| SetupFailure::at(Stage::Dev, "can't make the device", name, errno))
+    };
+    mount::make_directory(dev, "net")
+        .map_err(|errno| SetupFailure::at(Stage::Dev, "can't make the directory", "net", errno))?;
+    for (name, major, minor) in MORE_DEVICES {
+        if is_there(name) {
+            add(name, FileType::CharacterDevice, (major, minor))?;
+        }
+    }
+    let is_bare = |minor: &u32| !is_there(&format!("loop{minor}"));
+    let there = (0..).find(is_bare).unwrap_or(0);
+    for minor in 0..there + SPARE_LOOP_DEVICES {
+        let name = format!("loop{minor}");
+        match add_device(dev, &name, FileType::BlockDevice, (LOOP, minor)) {
+            // In a user namespace, and the machine hasn't this one.
+            Err(Errno::NOENT) => break,
+            made => made.map_err(|errno| {
+                SetupFailure::at(Stage::Dev, "can't make the device", &name, errno)
+            })?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes a device, as a mount of its own on the node or file of that name.
-fn add_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<(), Errno> {
+fn add_device(
+    dev: BorrowedFd<'_>,
+    name: &str,
+    kind: FileType,
+    (major, minor): (u32, u32),
+) -> Result<(), Errno> {
     let mode = Mode::from(0o666);
     let number = makedev(major, minor);
-    let kind = FileType::CharacterDevice;
     let (device, target) = match rustix::fs::mknodat(dev, name, kind, mode, number) {
         // User namespaces may not make devices: use the host's.
         Err(Errno::PERM) => {

@@ -124,6 +124,10 @@ fn set_up(spec: &SandboxSpec, files: &StepFiles, guard: &Guard<'_>) -> Result<()
     if guard.foreign_user().is_some() {
         return drop_capabilities().map_err(failed(Stage::Capabilities, "can't set capabilities"));
     }
+    let insecure = failed(Stage::Capabilities, "can't keep capabilities");
+    if spec.security == Security::Insecure {
+        rustix::thread::set_keep_capabilities(true).map_err(insecure)?;
+    }
     let uid = Uid::from_raw(spec.uid);
     // Capabilities go with user 0; the kernel clears them for any other.
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| {
@@ -135,7 +139,31 @@ fn set_up(spec: &SandboxSpec, files: &StepFiles, guard: &Guard<'_>) -> Result<()
         let message = format!("can't become user {}{hint}", spec.uid);
         SetupFailure::new(Stage::User, message, errno)
     })?;
-    limit_capabilities(spec).map_err(failed(Stage::Capabilities, "can't set capabilities"))
+    limit_capabilities(spec).map_err(failed(Stage::Capabilities, "can't set capabilities"))?;
+    if spec.security == Security::Insecure && spec.uid != 0 {
+        pass_capabilities_on().map_err(insecure)?;
+    }
+    Ok(())
+}
+
+/// Has a program of a user other than root begin with every capability there is, as in BuildKit.
+fn pass_capabilities_on() -> Result<(), Errno> {
+    let present = rustix::thread::capabilities(None)?.permitted;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: present,
+            permitted: present,
+            inheritable: present,
+        },
+    )?;
+    for capability in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << capability);
+        if present.contains(capability) {
+            rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+        }
+    }
+    Ok(())
 }
 
 fn set_streams(files: &StepFiles) -> Result<(), Errno> {

@@ -16,10 +16,6 @@ fn disabled_attestation(value: &str) -> bool {
     })
 }
 
-fn host_network(value: &str) -> bool {
-    value == "network.host"
-}
-
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
 const NO_LIMITS: &str = "RUN steps have the limits that rbuild itself has; \
     `--cgroup-parent` puts them into a cgroup with others";
@@ -41,11 +37,6 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::switch("sbom", no_attestation, NO_ATTESTATIONS),
     Flag::value("attest", disabled_attestation, NO_ATTESTATIONS),
     Flag::value("builder", default_builder, NO_BUILDERS),
-    Flag::value(
-        "allow",
-        host_network,
-        "only `network.host`, which RUN steps have anyway",
-    ),
     Flag::switch(
         "squash",
         is_false,

@@ -227,7 +227,6 @@ mod tests {
             "build --attest type=provenance,disabled=true",
             "build --attest type=sbom,disabled=1",
             "build --builder default",
-            "build --allow network.host",
             "build --squash=false",
             "build --memory 0 -c 0",
             "run --rm --init --no-healthcheck",
@@ -275,10 +274,6 @@ mod tests {
             (
                 "build --security-opt seccomp=unconfined",
                 "rbuild does not support --security-opt yet",
-            ),
-            (
-                "build --allow network.host --allow security.insecure",
-                "rbuild does not support --allow=security.insecure yet",
             ),
             ("run -d", "`rbuild run` does not support --detach"),
             ("run --name web", "`rbuild run` does not support --name"),

@@ -167,7 +167,10 @@ impl StepContext {
             groups: user.groups.clone(),
             hostname: hostname(run).to_owned(),
             network: network(run.network),
-            security: Security::Sandbox,
+            security: match run.insecure {
+                true => Security::Insecure,
+                false => Security::Sandbox,
+            },
             read_only: false,
             terminal: None,
             resources: Resources {
@@ -340,6 +343,9 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
     }
     if let Some(name) = &run.hostname {
         key.field(b"host name").field(name.as_bytes());
+    }
+    if run.insecure {
+        key.field(b"insecure");
     }
     settings_key(&mut key, &run.settings);
     key.finish()

@@ -113,6 +113,10 @@ pub struct BuildArguments {
     #[arg(long = "ssh", value_name = "ID[=PATH]")]
     pub(super) ssh: Vec<String>,
 
+    /// Let the Dockerfile ask for privileges: security.insecure, network.host; may be repeated
+    #[arg(long = "allow", value_name = "PRIVILEGE")]
+    pub(super) allow: Vec<String>,
+
     /// Run every step even where the cache has its result
     #[arg(long)]
     pub(super) no_cache: bool,

@@ -119,6 +119,7 @@ pub(super) fn prepare(
         no_cache: arguments.no_cache,
         fresh_stages: stages(&arguments.no_cache_filter),
         pull: arguments.pull,
+        allowed: values::allowance(&arguments.allow)?,
         network: arguments.network.unwrap_or_default().into(),
         run: arguments.run.read()?,
         platform,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::request::remote;
-use crate::build::{NamedContext, SecretFrom, SecretSource, SshSource};
+use crate::build::{Allowance, NamedContext, SecretFrom, SecretSource, SshSource};
 use crate::cli::csv;
 use crate::cli::environment::Environment;
 use crate::cli::error::Failure;
@@ -164,6 +164,27 @@ pub(super) fn ssh(texts: &[String]) -> Vec<SshSource> {
     sources
 }
 
+/// `--allow`.
+pub(super) fn allowance(texts: &[String]) -> Result<Allowance, Failure> {
+    let mut allowed = Allowance::default();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        match text.as_str() {
+            "network.host" => allowed.host_network = true,
+            "security.insecure" => allowed.insecure = true,
+            device if device.split('=').next() == Some("device") => {
+                let message = format!("rbuild does not support --allow={device} yet");
+                return Err(Failure::user(message)
+                    .hint("RUN steps see Docker's default devices and no others"));
+            }
+            _ => {
+                return Err(Failure::user(format!("unknown entitlement {text}"))
+                    .hint("`--allow` takes security.insecure and network.host"));
+            }
+        }
+    }
+    Ok(allowed)
+}
+
 /// `--build-arg`: a name without a value has that of the environment, or isn't set.
 pub(super) fn build_args(
     texts: &[String],
@@ -278,6 +299,35 @@ mod tests {
                 message,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn allowances() {
+        let read =
+            |texts: &[&str]| allowance(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        let expected = |host_network, insecure| {
+            Ok(Allowance {
+                host_network,
+                insecure,
+            })
+        };
+        assert_eq!(read(&[]), expected(false, false));
+        assert_eq!(read(&["network.host", ""]), expected(true, false));
+        assert_eq!(
+            read(&["security.insecure", "network.host"]),
+            expected(true, true)
+        );
+        for (text, message) in [
+            ("device", "rbuild does not support --allow=device yet"),
+            (
+                "device=a/b=c",
+                "rbuild does not support --allow=device=a/b=c yet",
+            ),
+            ("security.sandbox", "unknown entitlement security.sandbox"),
+            ("network.host=1", "unknown entitlement network.host=1"),
+        ] {
+            assert_eq!(read(&[text]).unwrap_err().message(), message);
         }
     }
 
