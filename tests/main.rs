@@ -23,6 +23,7 @@ mod diagnostics;
 mod differential;
 mod dockerfile_page;
 mod doctor;
+mod emulation;
 mod engines;
 mod errors;
 mod first_hour;

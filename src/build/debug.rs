@@ -11,6 +11,7 @@ use super::run_image::{PreparedRun, RunImageError, prepare_container};
 use super::{LeftStep, OnError};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::image::config::ExecutionConfig;
+use crate::platform::Platform;
 use crate::solver::events::{Event, EventSink, Reporter};
 use crate::step::container::Container;
 use crate::step::{About, FailedStep};
@@ -79,6 +80,7 @@ fn container(
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
     Ok(Container {
+        platform: about.platform.parse().unwrap_or_else(|_| Platform::host()),
         layers: record.layers,
         args: match command.is_empty() {
             true => vec![about.shell],

@@ -12,6 +12,7 @@ use crate::digest::ImageId;
 use crate::graph::{NetworkMode, RunSettings};
 use crate::image::ImageError;
 use crate::image::config::{DEFAULT_PATH, ExecutionConfig, ImageConfig};
+use crate::platform::Platform;
 use crate::sandbox::Launcher;
 use crate::snapshot::{Materializer, Snapshot, SnapshotError};
 use crate::solver::events::{EventSink, Reporter};
@@ -148,7 +149,7 @@ pub async fn prepare(
 ) -> Result<PreparedRun, RunImageError> {
     let read = move |materializer: &Materializer| {
         let (layers, config) = read_image(materializer, &image)?;
-        let container = container(&config.config, layers, request)?;
+        let container = container(&config, layers, request)?;
         Ok((container, config.config))
     };
     prepare_container(read, environment, events).await
@@ -216,10 +217,11 @@ fn unpack(
 
 /// Joins the image's config and the user's wishes.
 fn container(
-    config: &ExecutionConfig,
+    image: &ImageConfig,
     layers: Vec<LayerId>,
     request: RunRequest,
 ) -> Result<Container, RunImageError> {
+    let config = &image.config;
     let args = arguments(config, &request)?;
     let mut targets = BTreeSet::new();
     for mount in &request.mounts {
@@ -239,6 +241,10 @@ fn container(
     let cwd = request.cwd.as_ref().unwrap_or(&config.working_dir);
     Ok(Container {
         layers,
+        platform: match image.architecture.is_empty() {
+            true => Platform::host(),
+            false => image.platform(),
+        },
         args,
         env: environment(config, &request),
         cwd: normal(cwd),
@@ -410,7 +416,8 @@ mod tests {
             source: ContainerSource::Host("/srv".into()),
             read_only: true,
         };
-        let config = ExecutionConfig {
+        let mut config = ImageConfig::empty(&Platform::host());
+        config.config = ExecutionConfig {
             volumes: ["/data/".to_owned(), "/log".to_owned()].into(),
             working_dir: "/srv/./app/".into(),
             ..ExecutionConfig::default()

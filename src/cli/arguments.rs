@@ -137,6 +137,7 @@ impl Invocation {
         Needs {
             trees,
             isolation: self.settings.isolation,
+            emulators: self.settings.programs.clone(),
         }
     }
 

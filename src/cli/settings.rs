@@ -83,6 +83,8 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// The user who runs rbuild, seen from outside of any user namespace that it enters.
     pub uid: u32,
+    /// The folders of PATH.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -128,6 +130,10 @@ impl Settings {
                 .map_err(|error: InvalidMirror| Failure::user(error.to_string()))?,
             insecure_registries: arguments.insecure_registry,
             uid: rustix::process::getuid().as_raw(),
+            programs: environment
+                .get_os("PATH")
+                .map(|path| std::env::split_paths(path).collect())
+                .unwrap_or_default(),
         })
     }
 }
@@ -139,6 +145,7 @@ mod tests {
     #[test]
     fn options_win_over_the_environment() {
         let environment = Environment::from_iter([
+            ("PATH", "/a:/b"),
             ("RBUILD_ROOT", "/env"),
             ("RBUILD_ISOLATION", "userns"),
             ("RBUILD_REGISTRY_MIRROR", "http://a:5000,https://b"),
@@ -156,6 +163,7 @@ mod tests {
                 ],
                 insecure_registries: vec![],
                 uid: rustix::process::getuid().as_raw(),
+                programs: vec!["/a".into(), "/b".into()],
             }
         );
         let arguments = GlobalArguments {

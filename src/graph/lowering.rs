@@ -458,6 +458,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// The platform of what a stage runs: its base image's own, which may be another than the one
+    /// that was asked for.
+    fn platform(&self, index: usize, state: &StageState) -> Platform {
+        match state.config.architecture.is_empty() {
+            true => self.plan.stages[index].platform.clone(),
+            false => state.config.platform(),
+        }
+    }
+
     fn run(
         &mut self,
         index: usize,
@@ -482,6 +491,7 @@ impl Lowering<'_> {
         }
         let history = run_history(state, &args);
         let operation = Operation::Run(Run {
+            platform: self.platform(index, state),
             args,
             shell: state.shell_program(),
             env,

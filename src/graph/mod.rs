@@ -141,6 +141,8 @@ pub struct RunSettings {
 /// RUN, with everything expanded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
+    /// The platform of the programs in its file system.
+    pub platform: Platform,
     /// The program and its arguments.
     pub args: Vec<String>,
     /// The program of SHELL, by which a person looks at what the step left; no part of its key.

@@ -5,7 +5,7 @@
 //! its mounts. It ends with the step's process, at the end of file of the lifeline (held by
 //! rbuild's main process), or with the launcher. Signals from inside can't reach it.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
@@ -28,6 +28,8 @@ pub(super) struct Init<'a> {
     pub(super) spec: &'a SandboxSpec,
     /// Standard streams and passed descriptors.
     pub(super) files: StepFiles,
+    /// The user namespace that the step's process needs, where it is another one.
+    pub(super) user_namespace: Option<BorrowedFd<'a>>,
     /// Where the outcome goes.
     pub(super) report: OwnedFd,
     /// Signals for the step's process, a byte each.
@@ -53,19 +55,21 @@ pub(super) fn run(init: Init<'_>) -> ! {
     let Init {
         spec,
         mut files,
+        user_namespace,
         report: to,
         signals,
         lifeline,
         filter,
     } = init;
     let mut kept: Vec<RawFd> = vec![to.as_raw_fd(), signals.as_raw_fd(), lifeline.as_raw_fd()];
+    kept.extend(user_namespace.map(|namespace| namespace.as_raw_fd()));
     kept.extend(files.descriptors().map(AsRawFd::as_raw_fd));
     let outcome = keep_only(&mut kept)
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
         .and_then(|()| prepare(spec, &mut files))
         .and_then(|()| {
             let plan = Plan::of(spec, &files.passed)?;
-            let step = start_step(spec, &files, &to, filter, plan)?;
+            let step = start_step(spec, &files, user_namespace, &to, filter, plan)?;
             // The readers of the step's output see its end when the step's processes are gone.
             drop(files);
             watch(&step, &signals, lifeline)
@@ -189,6 +193,7 @@ struct Started {
 fn start_step(
     spec: &SandboxSpec,
     files: &StepFiles,
+    user_namespace: Option<BorrowedFd<'_>>,
     report: &OwnedFd,
     filter: &[Instruction],
     plan: Option<Plan>,
@@ -197,7 +202,7 @@ fn start_step(
     let events =
         syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
     let start = |guard: Guard<'_>| match syscall::fork() {
-        Ok(syscall::Fork::Child) => step::run(spec, files, report, &guard),
+        Ok(syscall::Fork::Child) => step::run(spec, files, user_namespace, report, &guard),
         Ok(syscall::Fork::Parent(pid)) => Ok(pid),
         Err(errno) => Err(failed("can't start a process", errno)),
     };

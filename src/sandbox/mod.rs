@@ -6,6 +6,7 @@
 //! | [`isolation`] | which kind of isolation works on this machine, and why a better one doesn't |
 //! | [`process`] | the processes that exist before any thread, and how they end together |
 //! | [`spec`], [`limits`] | what a step wants: plain data |
+//! | [`emulation`] | programs of other processors: whether they run here, and making them |
 //! | [`cgroup`] | a step's own cgroup below one that the user names |
 //! | `launcher` | starts, kills and reaps sandboxes on request |
 //! | `init` | process 1 of a sandbox |
@@ -23,6 +24,7 @@
 
 pub mod cgroup;
 mod channel;
+pub mod emulation;
 mod id_map;
 mod in_root;
 mod init;
@@ -42,6 +44,7 @@ mod syscall;
 pub mod terminal;
 
 pub use cgroup::{CgroupError, StepCgroup};
+pub use emulation::{Means, PlatformReport, Unavailable};
 pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};
 pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};

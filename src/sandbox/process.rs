@@ -15,6 +15,7 @@
 //! they go with the last process.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
@@ -36,6 +37,8 @@ pub struct Needs {
     pub trees: bool,
     /// The rung to use; the strongest that works if none is given.
     pub isolation: Option<Rung>,
+    /// Folders in which emulators of other processors are looked for: those of PATH.
+    pub emulators: Vec<PathBuf>,
 }
 
 /// The processes, and what is known about where this one now is.
@@ -120,7 +123,7 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(EnterError::system("make mounts private to this process"))?;
-    let launcher = start_launcher()?;
+    let launcher = start_launcher(needs.emulators.clone())?;
     let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
     Ok(Processes {
         launcher: Some(launcher),
@@ -154,6 +157,11 @@ pub fn enter_alone(wanted: Option<Rung>) -> Result<(Isolation, Vec<Refusal>), En
         .map_err(EnterError::system("make mounts private to this process"))?;
     }
     Ok((found.isolation, refusals))
+}
+
+/// Enters what was found to work, for a process that ends with what it tries there.
+pub(super) fn enter_found(found: &Found) -> Result<(), EnterError> {
+    found.namespaces.as_ref().map_or(Ok(()), join)
 }
 
 fn without_sandbox(refusals: Vec<Refusal>) -> Result<Processes, EnterError> {
@@ -225,7 +233,7 @@ fn start_outside_helper() -> Result<OutsideHelper, EnterError> {
     }
 }
 
-fn start_launcher() -> Result<Launcher, EnterError> {
+fn start_launcher(emulators: Vec<PathBuf>) -> Result<Launcher, EnterError> {
     let failed = || EnterError::system("start the process that starts sandboxes");
     let (near, far) = Channel::pair().map_err(failed())?;
     let (lifeline, held): (OwnedFd, OwnedFd) =
@@ -238,7 +246,7 @@ fn start_launcher() -> Result<Launcher, EnterError> {
             // Every step can read the command line of its process 1, which is a copy of this one:
             // no build argument, no path of a secret is a step's to know.
             syscall::replace_command_line(b"rbuild");
-            never_return(move || launcher::serve(far, lifeline))
+            never_return(move || launcher::serve(far, lifeline, emulators))
         }
         Fork::Parent(pid) => Ok(Launcher::new(pid, near, held)),
     }

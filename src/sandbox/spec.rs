@@ -179,6 +179,8 @@ pub struct NotedPath {
 /// A step and everything around it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
+    /// The platform that its programs are for, as text: `linux/arm64`.
+    pub platform: String,
     /// The layer trees below, topmost first; empty for `scratch`. At most
     /// [`MAX_LOWER_DIRECTORIES`].
     pub lower: Vec<HostPath>,
@@ -255,6 +257,8 @@ pub enum Outcome {
 pub enum Stage {
     /// The request itself was not acceptable.
     Request,
+    /// Running programs of another processor.
+    Platform,
     /// Making the namespaces.
     Namespaces,
     /// Mounting the root file system.
@@ -308,6 +312,10 @@ pub struct SetupFailure {
 
 impl std::fmt::Display for SetupFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Whose name says it all.
+        if self.stage == Stage::Platform && self.errno == 0 {
+            return f.write_str(&self.message);
+        }
         write!(f, "can't set up the sandbox: {}", self.message)?;
         if let Some(path) = &self.path {
             write!(f, " `{path}`")?;

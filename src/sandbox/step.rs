@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Access, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ use super::seccomp::Instruction;
 use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::supervisor::Plan;
 use super::syscall::notification;
-use super::{init, limits, syscall};
+use super::{emulation, init, limits, syscall};
 
 /// What Docker leaves to a container.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
@@ -66,8 +66,14 @@ impl Guard<'_> {
 }
 
 /// Becomes the step's program, or reports why that can't be.
-pub(super) fn run(spec: &SandboxSpec, files: &StepFiles, report: &OwnedFd, guard: &Guard<'_>) -> ! {
-    let Err(outcome) = become_step(spec, files, guard);
+pub(super) fn run(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    user_namespace: Option<BorrowedFd<'_>>,
+    report: &OwnedFd,
+    guard: &Guard<'_>,
+) -> ! {
+    let Err(outcome) = become_step(spec, files, user_namespace, guard);
     init::report(report, &outcome);
     syscall::exit(127)
 }
@@ -75,15 +81,28 @@ pub(super) fn run(spec: &SandboxSpec, files: &StepFiles, report: &OwnedFd, guard
 fn become_step(
     spec: &SandboxSpec,
     files: &StepFiles,
+    user_namespace: Option<BorrowedFd<'_>>,
     guard: &Guard<'_>,
 ) -> Result<Infallible, Outcome> {
-    set_up(spec, files, guard).map_err(Outcome::SetupFailed)?;
+    set_up(spec, files, user_namespace, guard).map_err(Outcome::SetupFailed)?;
     Err(start(spec))
 }
 
-fn set_up(spec: &SandboxSpec, files: &StepFiles, guard: &Guard<'_>) -> Result<(), SetupFailure> {
+fn set_up(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    user_namespace: Option<BorrowedFd<'_>>,
+    guard: &Guard<'_>,
+) -> Result<(), SetupFailure> {
     let failed =
         |stage: Stage, message: &'static str| move |errno| SetupFailure::new(stage, message, errno);
+    if let Some(namespace) = user_namespace {
+        // First: it gives every capability inside, and takes those outside.
+        emulation::join(namespace).map_err(failed(
+            Stage::Platform,
+            "can't enter the user namespace in which its processor is emulated",
+        ))?;
+    }
     // A session of its own, without a controlling terminal.
     rustix::process::setsid().map_err(failed(Stage::Process, "can't start a session"))?;
     syscall::reset_signals();

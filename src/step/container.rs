@@ -17,6 +17,7 @@ use super::run::mounts::{hosts, resolv_conf, writable_in};
 use super::run::{self, Assembly, RunError, STANDARD};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::view::{View, ViewError};
+use crate::platform::Platform;
 use crate::sandbox::{
     HostPath, Launcher, LauncherError, MountSource, Outcome, Resources, Running, SandboxFiles,
     SandboxSpec, Security, StepCgroup, TerminalSpec, Writable, terminal,
@@ -29,6 +30,8 @@ use crate::store::{LayerId, PendingTree};
 pub struct Container {
     /// The image's layers, lowest first.
     pub layers: Vec<LayerId>,
+    /// The platform that it is for.
+    pub platform: Platform,
     /// The program and its arguments.
     pub args: Vec<String>,
     /// The environment, `HOME` added where it isn't there.
@@ -198,6 +201,7 @@ pub fn start(
     let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly.passed)?;
     let work = store.scratch()?;
     let spec = SandboxSpec {
+        platform: container.platform.to_string(),
         lower,
         writable: Writable {
             upper: HostPath::from(upper.path().to_owned()),

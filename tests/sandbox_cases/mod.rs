@@ -44,6 +44,7 @@ pub(crate) fn run(mode: &str, arguments: &[String]) -> ExitCode {
     let needs = Needs {
         trees: true,
         isolation: Some(rung),
+        emulators: Vec::new(),
     };
     let processes = match enter(&needs) {
         Ok(processes) => processes,

@@ -102,6 +102,7 @@ impl Fixture {
     pub(crate) fn program(&self, args: &[&str]) -> SandboxSpec {
         SandboxSpec {
             owners: None,
+            platform: rbuild::platform::Platform::host().to_string(),
             lower: vec![HostPath::from(&self.base)],
             writable: self.writable(),
             xattr_namespace: self.processes.xattr_namespace,

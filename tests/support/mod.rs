@@ -40,7 +40,7 @@ pub(crate) use git::{COMMIT_TIME, GitServer, Repository};
 pub(crate) use handmade::{Layer, damaged_archive, docker_archive};
 pub(crate) use http::{Answer, HttpServer};
 pub(crate) use image::{Image, LayerTar, TarEntry};
-pub(crate) use needs::{Need, needs, skip};
+pub(crate) use needs::{Need, emulators, needs, skip};
 pub(crate) use process::{Finished, is_running, run_with_timeout};
 pub(crate) use project::Project;
 pub(crate) use pty::Terminal;

@@ -14,6 +14,9 @@ pub(crate) enum Need {
     /// The base images that `tests/support/make-base-images.sh` makes, and `docker-registry` to
     /// serve them as a mirror of docker.io.
     BaseImages,
+    /// Emulators of other processors and programs to try them with, which
+    /// `tests/support/fetch-emulators.sh` fetches.
+    Emulators,
     /// To run as root.
     Root,
     /// Debian's package mirrors.
@@ -51,6 +54,12 @@ pub(crate) fn base_images() -> PathBuf {
         .map_or_else(|| repository().join("target/test-images"), PathBuf::from)
 }
 
+/// Where emulators of other processors are, and programs to try them with.
+pub(crate) fn emulators() -> PathBuf {
+    std::env::var_os("RBUILD_TEST_EMULATORS")
+        .map_or_else(|| repository().join("target/test-emulators"), PathBuf::from)
+}
+
 /// A program's path, looked up on PATH and in the folders of the superuser's programs.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -82,6 +91,8 @@ impl Need {
                 }
                 None
             }
+            Need::Emulators => (!emulators().join("stamp").is_file())
+                .then(|| "no emulators: run `tests/support/fetch-emulators.sh`".into()),
             Need::Root => (!user::is_root()).then(|| "it runs as root only".into()),
             Need::Sandbox => no_sandbox(),
             Need::PackageMirror => {

@@ -7,14 +7,17 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
+use crate::platform::Platform;
 use crate::sandbox::channel::{Channel, Received, retry};
+use crate::sandbox::emulation::Emulation;
 use crate::sandbox::init::{self, Init};
 use crate::sandbox::seccomp::{self, Instruction};
 use crate::sandbox::spec::{MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage};
@@ -35,6 +38,7 @@ struct Sandbox {
 }
 
 struct Server {
+    emulation: Emulation,
     channel: Channel,
     lifeline: OwnedFd,
     filter: Vec<Instruction>,
@@ -43,8 +47,9 @@ struct Server {
 
 /// Serves until the main process is gone. Then the launcher ends, and the kernel kills every
 /// sandbox's init, and with it the sandbox.
-pub(in crate::sandbox) fn serve(channel: Channel, lifeline: OwnedFd) -> ! {
+pub(in crate::sandbox) fn serve(channel: Channel, lifeline: OwnedFd, emulators: Vec<PathBuf>) -> ! {
     let mut server = Server {
+        emulation: Emulation::new(emulators),
         channel,
         lifeline,
         filter: seccomp::default_filter(),
@@ -127,11 +132,12 @@ impl Server {
 
     /// Clones the sandbox's init.
     fn start(
-        &self,
+        &mut self,
         id: u64,
         spec: &SandboxSpec,
         mut files: StepFiles,
     ) -> Result<Sandbox, SetupFailure> {
+        let user_namespace = emulated(&mut self.emulation, spec)?;
         take_mounts(spec, &mut files)?;
         let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
         let (report, write_report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -161,6 +167,7 @@ impl Server {
             None => init::run(Init {
                 spec,
                 files,
+                user_namespace,
                 report: write_report,
                 signals: read_signals,
                 lifeline: &self.lifeline,
@@ -188,6 +195,23 @@ impl Server {
         };
         self.report(sandbox.id, outcome)
     }
+}
+
+/// Makes programs of the spec's platform run; the user namespace that they need for it.
+fn emulated<'a>(
+    emulation: &'a mut Emulation,
+    spec: &SandboxSpec,
+) -> Result<Option<BorrowedFd<'a>>, SetupFailure> {
+    let failed = |message: String| SetupFailure {
+        stage: Stage::Platform,
+        path: None,
+        errno: 0,
+        message,
+    };
+    let platform = spec.platform.parse::<Platform>();
+    let platform = platform.map_err(|error| failed(error.to_string()))?;
+    let provided = emulation.provide(&platform);
+    provided.map_err(|error| failed(error.to_string()))
 }
 
 /// Turns passed descriptors that are to be mounted into mounts. A mount can be copied only in

@@ -59,6 +59,8 @@ pub struct About {
     pub args: Vec<String>,
     /// The program of its SHELL.
     pub shell: String,
+    /// The platform that it ran for.
+    pub platform: String,
     /// Its environment, secrets and proxies left out.
     pub env: Vec<(String, String)>,
     /// Its user as the image's config has it.
@@ -78,6 +80,7 @@ impl About {
             reason,
             args: run.args.clone(),
             shell: run.shell.clone(),
+            platform: run.platform.to_string(),
             env: run.env.clone(),
             user: run.user.clone(),
             cwd: run.cwd.clone(),

@@ -152,6 +152,7 @@ impl StepContext {
         let lower = lower_trees(&self.materializer, parent, view, assembly)?;
         let work = self.store().scratch()?;
         let spec = SandboxSpec {
+            platform: run.platform.to_string(),
             lower,
             writable: Writable {
                 upper: HostPath::from(upper.path().to_owned()),
@@ -341,6 +342,7 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
             }
         }
     }
+    key.field(run.platform.to_string().as_bytes());
     if let Some(name) = &run.hostname {
         key.field(b"host name").field(name.as_bytes());
     }

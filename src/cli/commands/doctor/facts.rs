@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::error::Failure;
 use crate::cli::settings::Settings;
-use crate::sandbox::Rung;
 use crate::sandbox::isolation::{Attempt, Works};
+use crate::sandbox::{PlatformReport, Rung};
 use crate::store::RootChoice;
 
 /// Everything that the report says.
@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) chosen: Option<Rung>,
     /// Where the store is, or would be.
     pub(super) store: Place,
+    /// The platforms whose programs RUN steps may start, tried on the chosen rung.
+    pub(super) platforms: Vec<PlatformReport>,
 }
 
 impl Facts {
@@ -38,6 +40,7 @@ impl Facts {
             attempts,
             forced: settings.isolation,
             store,
+            platforms: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::settings::Settings;
 use crate::cli::ui::stdout_style;
-use crate::sandbox::isolation;
+use crate::sandbox::{emulation, isolation};
 
 /// Options of `rbuild doctor`.
 #[derive(Args, Debug)]
@@ -38,7 +38,10 @@ pub fn run(
     let choice = store_root(settings, environment)?;
     let store = facts::Place::of(choice)?;
     let attempts = isolation::diagnose(&store.tried);
-    let facts = Facts::new(attempts, store, settings);
+    let mut facts = Facts::new(attempts, store, settings);
+    if let Some(rung) = facts.chosen {
+        facts.platforms = emulation::diagnose(rung, &settings.programs);
+    }
     let text = match arguments.json {
         true => report::json(&facts),
         false => report::text(&facts, stdout_style(environment)),

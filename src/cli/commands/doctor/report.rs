@@ -9,7 +9,7 @@ use crate::cli::ui::format;
 use crate::cli::ui::style::Style;
 use crate::cli::ui::terminal::neutralise_text;
 use crate::sandbox::isolation::{Attempt, Works};
-use crate::sandbox::{IdRange, Refusal, Rung};
+use crate::sandbox::{IdRange, Means, PlatformReport, Refusal, Rung};
 
 /// What has to be done where overlay can't write to the store's folder.
 const UPPER_FIX: &str = "set RBUILD_ROOT to a folder on another file system, such as a volume of \
@@ -71,6 +71,10 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     if let Some(note) = &store.note {
         line(&mut out, "note", "", note);
     }
+    if !facts.platforms.is_empty() {
+        let _ = writeln!(out, "\nPlatforms of RUN steps");
+        platforms(&mut out, &facts.platforms, style);
+    }
     let _ = writeln!(out, "\nMachine");
     line(&mut out, "kernel", "", &format!("Linux {}", facts.kernel));
     line(&mut out, "user", "", &facts.uid.to_string());
@@ -114,6 +118,71 @@ fn rung(out: &mut String, attempt: &Attempt, chosen: bool, style: Style) {
     }
 }
 
+/// Those that run, each with its means; the others with what they lack, said once.
+fn platforms(out: &mut String, reports: &[PlatformReport], style: Style) {
+    let mut fixes: Vec<&str> = Vec::new();
+    for report in reports {
+        match &report.means {
+            Ok(means) => line(
+                out,
+                &report.platform,
+                &style.done("works"),
+                &format!(": {}", by(means)),
+            ),
+            Err(unavailable) => {
+                let reason = &unavailable.reason;
+                line(out, &report.platform, &style.error("doesn't: "), reason);
+                let Some(fix) = &unavailable.fix else {
+                    continue;
+                };
+                // One package has them all; after it comes the name of the program.
+                let general = fix.split_once(", or put ").map_or(&**fix, |(fix, _)| fix);
+                if !fixes.contains(&general) {
+                    fixes.push(general);
+                }
+            }
+        }
+    }
+    for fix in fixes {
+        line(out, "", &style.hint("fix: "), fix);
+    }
+}
+
+fn by(means: &Means) -> String {
+    match means {
+        Means::Processor => "this machine's processor runs its programs".to_owned(),
+        Means::Machine => "an emulator is registered with the machine".to_owned(),
+        Means::Emulator { path } => {
+            let path = path.as_path().display();
+            format!("steps have `{path}` registered for them, and nobody else")
+        }
+    }
+}
+
+fn json_platform(report: &PlatformReport) -> Value {
+    match &report.means {
+        Ok(means) => json!({
+            "name": report.platform,
+            "works": true,
+            "means": match means {
+                Means::Processor => "processor",
+                Means::Machine => "machine",
+                Means::Emulator { .. } => "emulator",
+            },
+            "emulator": match means {
+                Means::Emulator { path } => Some(path.as_path().to_string_lossy()),
+                Means::Processor | Means::Machine => None,
+            },
+        }),
+        Err(unavailable) => json!({
+            "name": report.platform,
+            "works": false,
+            "reason": unavailable.reason,
+            "fix": unavailable.fix,
+        }),
+    }
+}
+
 /// How many ids a sandbox has, and which those are out here.
 fn ids(works: &Works) -> String {
     let same = works
@@ -149,6 +218,7 @@ fn count(ranges: &[IdRange]) -> u64 {
 /// The report for programs.
 pub(super) fn json(facts: &Facts) -> String {
     let rungs: Vec<Value> = facts.attempts.iter().map(json_rung).collect();
+    let platforms: Vec<Value> = facts.platforms.iter().map(json_platform).collect();
     let upper = match facts.upper() {
         None => Value::Null,
         Some(Ok(())) => json!({ "works": true }),
@@ -162,6 +232,7 @@ pub(super) fn json(facts: &Facts) -> String {
             "asked": facts.forced.map(Rung::name),
             "kinds": rungs,
         },
+        "platforms": platforms,
         "store": {
             "path": facts.store.path.to_string_lossy(),
             "exists": facts.store.exists,
