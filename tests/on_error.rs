@@ -1,9 +1,11 @@
 //! What a RUN step that fails leaves: a shell in its sandbox, a file system to enter later, a log.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::{
-    Need, Project, Rbuild, Terminal, User, base_image_mirror, each_user, needs, run_with_timeout,
+    Need, Project, Rbuild, Terminal, User, base_image_mirror, each_user, is_running, needs,
+    run_with_timeout,
 };
 
 const NEEDS: &[Need] = &[Need::BaseImages, Need::Program("setsid")];
@@ -134,6 +136,49 @@ fn the_shell_is_that_of_the_dockerfile_or_is_missed() {
         "{shown}"
     );
     assert!(shown.contains("/bin/sh"), "{shown}");
+}
+
+/// Killed without a word, or its terminal closed: no process of the sandbox outlives rbuild, and what
+/// the step wrote goes when the store is next opened.
+#[test]
+fn nothing_outlives_a_build_that_is_killed_in_its_shell() {
+    if !needs(NEEDS) {
+        return;
+    }
+    each_user(|user| {
+        for is_killed in [true, false] {
+            let rbuild = rbuild(user);
+            let text = "FROM busybox\nENV PS1=prompt>\nRUN touch /left; exit 1\n";
+            let project = Project::with(text);
+            let mut terminal = on_a_terminal(&rbuild, &project, &["--on-error=shell"]);
+            terminal.wait_for("prompt>");
+            let mark = format!("{}{}", std::process::id(), u8::from(is_killed));
+            terminal.type_in(&format!("echo b''egun; sleep 4{mark}\r"));
+            terminal.wait_for("begun");
+            let sleeping = format!("4{mark}");
+            eventually("it sleeps", || is_running(&sleeping));
+            match is_killed {
+                true => drop(terminal),
+                false => terminal.hang_up(),
+            }
+            eventually("all processes end", || !is_running(&sleeping));
+            let tmp = rbuild.store().join("tmp");
+            eventually("what it wrote is gone", || {
+                assert_eq!(rbuild.run(["debug", "-q"]).ok().text(), "");
+                std::fs::read_dir(&tmp).unwrap().count() == 0
+            });
+        }
+    });
+}
+
+/// Waits until `done` holds.
+#[track_caller]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

@@ -13,8 +13,8 @@
 //! | 4 | the store, the disk, the kernel or rbuild itself failed |
 //! | 129, 130, 141, 143 | ended by SIGHUP, SIGINT, SIGPIPE, SIGTERM |
 //!
-//! `rbuild run` and `unshare` end with the code of the program that they run, `run` with Docker's
-//! 125 where that never came to run.
+//! `rbuild run`, `debug` and `unshare` end with the code of the program that they run, the first two
+//! with Docker's 125 where that never came to run.
 
 use std::error::Error;
 use std::fmt::Write as _;
