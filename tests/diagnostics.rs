@@ -254,3 +254,14 @@ fn an_argument_that_a_trigger_takes_is_taken() {
     let finished = build().build_arg("OTHER=1").ok();
     finished.says(&["one or more build-args were not consumed: OTHER"]);
 }
+
+#[test]
+fn what_goes_through_and_was_hardly_meant_is_told() {
+    let text = "FROM scratch\nWORKDIR /a # here\nCMD ['a']\nENTRYPOINT [\"b\"]\n";
+    let finished = Rbuild::new(&User::Caller).build(&Project::with(text)).ok();
+    let finished = finished.says(&[
+        "line 2, `WORKDIR /a # here`: `#` and what follows belong to it",
+        "line 3, `CMD ['a']`: it is given to the shell",
+    ]);
+    assert!(!finished.stderr.contains("line 4"), "{}", finished.stderr);
+}

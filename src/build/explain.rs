@@ -14,16 +14,18 @@ use crate::dockerfile::instruction::{
     CommandLine, Instruction, Mount, MountKind, Run, Source, Step, Transfer,
 };
 use crate::dockerfile::nearest::nearest;
+use crate::dockerfile::slips;
 use crate::dockerfile::span::{Span, Spanned};
 use crate::graph::plan::{ImageKey, ImageUse, Plan};
-use crate::graph::{BaseImage, FileSystem, Graph, Operation};
+use crate::graph::{BaseImage, FileSystem, Graph, Operation, masked_in_place};
 use crate::ignore::Matcher;
 use crate::platform;
 use crate::registry::ErrorKind;
 use crate::solver::SolveError;
 use crate::step::{CopyError, Missing, RunError, StepError, UnknownOwner, signal_name};
 
-/// What is said of names on the command line that nothing in the Dockerfile has.
+/// What is said of names on the command line that nothing in the Dockerfile has, and of instructions
+/// that can be carried out and were hardly meant so.
 pub(super) fn unused(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Vec<String> {
     let mut said = Vec::new();
     let unused = plan.unused_arguments(images);
@@ -38,6 +40,14 @@ pub(super) fn unused(plan: &Plan, images: &BTreeMap<ImageKey, BaseImage>) -> Vec
         });
         let names = names.collect::<Vec<_>>().join(", ");
         said.push(format!("one or more build-args were not consumed: {names}"));
+    }
+    for step in plan.written_steps() {
+        let text = masked_in_place(&step.text);
+        if let Some(slip) = slips::suspect(&text) {
+            let line = step.span.first_line;
+            let shown = text.lines().next().unwrap_or_default();
+            said.push(format!("line {line}, `{shown}`: {slip}"));
+        }
     }
     for name in plan.unknown_stages() {
         let near = nearest(name, plan.stage_names(..));

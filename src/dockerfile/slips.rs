@@ -55,6 +55,23 @@ pub fn explain(one: Diagnostic, text: &str) -> Diagnostic {
     one
 }
 
+/// What is probably meant otherwise in an instruction in which nothing is wrong: `text` is its own.
+pub fn suspect(text: &str) -> Option<&'static str> {
+    let mut lines = text.lines();
+    let (line, more) = (lines.next()?.trim_end(), lines.next());
+    let command = line.split_whitespace().next()?.to_ascii_uppercase();
+    match command.as_str() {
+        "USER" | "WORKDIR" | "VOLUME" | "ARG" if comment(line).is_some() => {
+            Some("`#` and what follows belong to it: a comment stands on a line of its own")
+        }
+        "CMD" | "ENTRYPOINT" if more.is_none() && is_almost_json(line) => Some(
+            "it is given to the shell: as a list it needs double quotes around every word, a comma \
+             between two and none behind the last",
+        ),
+        _ => None,
+    }
+}
+
 /// Where a comment was probably meant to begin: a `#` behind a blank, outside of quotes.
 fn comment(line: &str) -> Option<usize> {
     let mut quote = None;
@@ -118,6 +135,24 @@ mod tests {
                 is_said,
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn what_goes_through_is_suspected() {
+        for (text, is_suspect) in [
+            ("WORKDIR /a # where it is", true),
+            ("user app # who", true),
+            ("WORKDIR /a#b", false),
+            ("ARG A=\"b # c\"", false),
+            ("CMD ['a']", true),
+            ("ENTRYPOINT [\"a\",]", true),
+            ("CMD [\"a\"]", false),
+            ("CMD echo # [", false),
+            ("CMD [\"a\", \\\n\"b\"]", false),
+            ("RUN echo # so", false),
+        ] {
+            assert_eq!(suspect(text).is_some(), is_suspect, "{text}");
         }
     }
 

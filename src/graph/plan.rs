@@ -242,11 +242,15 @@ impl Plan {
         self.options.contexts.keys().map(String::as_str)
     }
 
+    /// Every instruction of every stage.
+    pub fn written_steps(&self) -> impl Iterator<Item = &Step> {
+        let stages = self.dockerfile.stages.iter();
+        stages.flat_map(|stage| &stage.instructions)
+    }
+
     /// The instruction at a place.
     pub fn step_at(&self, span: Span) -> Option<&Step> {
-        let steps = self.dockerfile.stages.iter();
-        let mut steps = steps.flat_map(|stage| &stage.instructions);
-        steps.find(|step| step.span == span)
+        self.written_steps().find(|step| step.span == span)
     }
 
     /// The USER that is in force at the instruction at a place, in the same stage.
