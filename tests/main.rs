@@ -40,6 +40,7 @@ mod lint;
 mod login;
 mod named_contexts;
 mod on_error;
+mod one_id;
 mod output_files;
 mod outputs;
 mod progress;

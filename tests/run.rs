@@ -579,24 +579,6 @@ fn background_processes_end_with_their_step() {
 }
 
 #[test]
-fn a_user_without_subordinate_ids_is_told_how_to_get_them() {
-    if !needs(&[Need::Root, Need::BaseImages]) {
-        return;
-    }
-    let project = Project::with("FROM busybox\nRUN true\n");
-    Rbuild::new(&User::stranger())
-        .build(&project)
-        .fails()
-        .says(&["/home/app", "usermod --add-subuids", "Dockerfile:2"]);
-    // Without a RUN step there is nothing that needs them.
-    let project = Project::with("FROM busybox\nCOPY x /tmp/x\n").file("x", "x");
-    let image = Rbuild::new(&User::stranger()).build(&project).image();
-    let tree = image.tree();
-    assert_eq!(tree.get("home/app").uid, 1000);
-    assert_eq!(tree.get("tmp").mode, 0o1777);
-}
-
-#[test]
 fn foreign_paths_in_an_image_never_reach_the_machine() {
     if !needs(&[Need::BaseImages]) {
         return;

@@ -675,9 +675,7 @@ fn one_id_is_enough_for_an_image_of_root_s() {
         }
         rbuild.build_at(hello).tag("hello").ok();
         run(&rbuild, &["hello"]).ok();
-        let refused = run(&rbuild, &["-u", "33", "hello"]);
-        assert_eq!(refused.status.code(), Some(125));
-        refused.says(&["33", "not mapped"]);
+        run(&rbuild, &["-u", "33", "hello"]).ok();
     });
 }
 

@@ -70,6 +70,8 @@ pub(in crate::sandbox) enum Call {
     RemoveXattr { naming: Naming },
     /// listxattr and its kin.
     ListXattr { naming: Naming },
+    /// getgroups; with `narrow`, ids have 16 bits.
+    GetGroups { narrow: bool },
     /// chroot, of which the supervisor has to know.
     Chroot,
 }
@@ -153,6 +155,8 @@ fn call(name: &str, column: usize) -> Option<Call> {
         "setxattr" | "lsetxattr" | "fsetxattr" => Call::SetXattr { naming },
         "removexattr" | "lremovexattr" | "fremovexattr" => Call::RemoveXattr { naming },
         "listxattr" | "llistxattr" | "flistxattr" => Call::ListXattr { naming },
+        "getgroups" => Call::GetGroups { narrow: is_32_bit },
+        "getgroups32" => Call::GetGroups { narrow: false },
         "chroot" => Call::Chroot,
         _ => return None,
     })

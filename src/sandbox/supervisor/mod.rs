@@ -36,6 +36,8 @@ use target::{Memory, Numbers};
 pub(super) struct Plan {
     /// The step's user and group.
     user: (u32, u32),
+    /// Its supplementary groups.
+    groups: Vec<u32>,
     /// Whether that user has an id here.
     is_known: bool,
     /// Files of the image that carry no note, and their owners.
@@ -67,6 +69,7 @@ impl Plan {
             })?;
         Ok(Some(Self {
             user: (spec.uid, spec.gid),
+            groups: spec.groups.clone(),
             is_known: maps.has_user(spec.uid),
             noted: owners.noted.clone(),
             notes,
@@ -103,6 +106,7 @@ fn serve(listener: Listener, plan: Plan) {
     let mut supervisor = Supervisor {
         calls: supervised::calls(),
         numbers: Numbers::find(),
+        groups: plan.groups.clone(),
         owners: Owners::new(plan.foreign_user(), &plan.noted, plan.notes),
         listener,
     };
@@ -124,6 +128,8 @@ struct Supervisor {
     calls: HashMap<(u32, u32), Call>,
     numbers: Numbers,
     owners: Owners,
+    /// The step's supplementary groups.
+    groups: Vec<u32>,
 }
 
 /// An argument that is a C `int`.
@@ -209,12 +215,44 @@ impl Supervisor {
                 }
                 Ok(Answer::Value(length))
             }
+            Call::GetGroups { narrow } => self.groups(&memory, int(a[0]), a[1], narrow),
             Call::Chroot => {
                 // From now on a path of an asking process may begin elsewhere.
                 self.owners.roots_differ();
                 Ok(Answer::Continue)
             }
         }
+    }
+
+    /// getgroups: the groups that the step began with.
+    fn groups(
+        &self,
+        memory: &Memory<'_>,
+        room: i32,
+        address: u64,
+        narrow: bool,
+    ) -> Result<Answer, Errno> {
+        let count = i32::try_from(self.groups.len()).map_err(|_| Errno::INVAL)?;
+        if room != 0 {
+            if room < count {
+                return Err(Errno::INVAL);
+            }
+            let bytes: Vec<u8> = match narrow {
+                true => {
+                    let low = self.groups.iter().map(|gid| *gid as u16);
+                    low.flat_map(u16::to_ne_bytes).collect()
+                }
+                false => self
+                    .groups
+                    .iter()
+                    .flat_map(|gid| gid.to_ne_bytes())
+                    .collect(),
+            };
+            if !bytes.is_empty() {
+                memory.write(address, &bytes)?;
+            }
+        }
+        Ok(Answer::Value(count.into()))
     }
 
     fn set_xattr(

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Gid, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::stat::Shown;
@@ -58,36 +58,50 @@ impl Owners {
     /// `user` is the step's where the machine has no id for it; `paths` are files that carry no
     /// note, and `notes` takes notes for which there is no attribute.
     pub(super) fn new(user: Option<(u32, u32)>, paths: &[NotedPath], notes: OwnedFd) -> Self {
-        let mut noted = HashMap::new();
-        for path in paths {
-            // From the root directory, where a name that leads elsewhere by now is nobody's.
-            let mut name = b"/".to_vec();
-            name.extend_from_slice(&path.path);
-            let found = std::ffi::CString::new(name)
-                .map_err(|_| Errno::INVAL)
-                .and_then(|name| notification::statx(&name, NO_FOLLOW | NO_AUTOMOUNT, WANTED));
-            if let Ok(found) = found {
-                let shown = Shown::new(found);
-                let over = OverrideStat {
-                    uid: path.uid,
-                    gid: path.gid,
-                    mode: 0,
-                    kind: kind(&shown),
-                };
-                noted.insert(inode(&shown), over);
-            }
-        }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         let root = notification::statx(c"/", 0, WANTED)
             .ok()
             .map(|root| (Shown::new(root).device(), (now.tv_sec, now.tv_nsec as u32)));
-        Self {
+        let mut owners = Self {
             user,
             root,
-            noted,
+            noted: HashMap::new(),
             notes: File::from(notes),
             roots_differ: false,
+        };
+        for path in paths {
+            // One that can't be noted shows the step's own user, which keeps nobody from building.
+            let _ = owners.begin_with(path);
         }
+        owners
+    }
+
+    /// Notes the owner of a file of the image that can carry no attribute. It is copied up first: a
+    /// step that moves it would do so, and leave it with another number.
+    fn begin_with(&mut self, path: &NotedPath) -> Result<(), Errno> {
+        let mut name = b"/".to_vec();
+        name.extend_from_slice(&path.path);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(name, flags, Mode::empty())?;
+        // Nothing is moved where nothing can be written.
+        let _ = rustix::fs::chownat(
+            &file,
+            c"",
+            Some(Uid::ROOT),
+            Some(Gid::ROOT),
+            AtFlags::EMPTY_PATH,
+        );
+        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
+        self.note(
+            &name,
+            OverrideStat {
+                uid: path.uid,
+                gid: path.gid,
+                mode: shown.mode() & 0o7777,
+                kind: kind(&shown),
+            },
+        )
     }
 
     /// Paths of processes no longer begin where this one's do.
