@@ -152,6 +152,51 @@ fn a_step_gets_a_cgroup_below_the_parent() {
 }
 
 #[test]
+fn a_step_is_limited_where_there_are_controllers() {
+    if !needs(&[Need::BaseImages, Need::Root, Need::Program("unshare")]) {
+        return;
+    }
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = step("cd /sys/fs/cgroup; cat memory.max cpu.max");
+    let limits = ["--memory", "64m", "--resource", "cpu-quota=150000"];
+    let mut controllers = Command::new("cat");
+    controllers
+        .arg("/sys/fs/cgroup/cgroup.controllers")
+        .current_dir("/")
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    let Some(controllers) = in_cgroup_version_2(&controllers) else {
+        skip("cgroup version 2 can't be mounted");
+        return;
+    };
+    let controllers = run_with_timeout(controllers, None).ok().text();
+    let has = |name: &str| controllers.split(' ').any(|one| one == name);
+    let parent = format!("rbuild-limits-{}", std::process::id());
+    for parent in [&["--cgroup-parent", &parent][..], &[]] {
+        let build = rbuild.build(&project).args(limits).args(parent);
+        let command = in_cgroup_version_2(&build.command()).unwrap();
+        let log = run_with_timeout(command, None);
+        if has("memory") && has("cpu") {
+            assert_eq!(log.ok().output(), ["67108864", "150000 100000"]);
+            continue;
+        }
+        let missing = if has("cpu") { "memory" } else { "cpu" };
+        log.fails().says(&[
+            &format!("`/sys/fs/cgroup` has no controller `{missing}`"),
+            "Dockerfile:2",
+        ]);
+    }
+    let mut remove = Command::new("sh");
+    let script =
+        format!("cd /sys/fs/cgroup; ls -d rbuild-[0-9]* */rbuild-[0-9]*; rmdir -p {parent}");
+    remove
+        .args(["-c", &script])
+        .current_dir("/")
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    let left = run_with_timeout(in_cgroup_version_2(&remove).unwrap(), None);
+    assert_eq!(left.text(), "", "{}", left.stderr);
+}
+
+#[test]
 fn a_cgroup_that_can_not_be_had_is_an_error() {
     if !needs(&[Need::BaseImages]) {
         return;
@@ -171,6 +216,13 @@ fn a_cgroup_that_can_not_be_had_is_an_error() {
         } else {
             "this machine has not just cgroup version 2"
         }]);
+        if !has_version_2 {
+            let limited = rbuild.build(&step("true")).args(["--memory", "1g"]).fails();
+            let limited = limited.says(&[
+                "can't limit what a step uses of the machine: this machine has not just cgroup",
+            ]);
+            assert_eq!(limited.stderr.matches("error:").count(), 1);
+        }
     });
 }
 
@@ -350,16 +402,12 @@ fn what_is_absent_is_refused_in_one_line_without_secrets() {
     let rbuild = Rbuild::new(&User::Caller);
     for (flags, says) in [
         (
-            &["--memory", "1g"][..],
-            "rbuild does not support --memory=1g yet",
+            &["--memory", "much"][..],
+            "invalid value `much` for `--memory`: it is no size",
         ),
         (
-            &["--cpu-quota=50000"],
-            "rbuild does not support --cpu-quota=50000 yet",
-        ),
-        (
-            &["--resource", "memory=2g"],
-            "rbuild does not support --resource yet",
+            &["--resource", "disk=2g"],
+            "`--resource`: there is no key `disk`",
         ),
         (
             &["--security-opt", "seccomp=x"],

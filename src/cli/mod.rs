@@ -24,6 +24,7 @@ pub mod ui;
 
 mod csv;
 mod docker_config;
+mod limits;
 mod prompt;
 mod run_settings;
 mod spelling;

@@ -1,5 +1,5 @@
 //! Options about what programs get of the machine, in RUN steps as in `rbuild run`: `--add-host`,
-//! `--ulimit`, `--shm-size`, `--cgroup-parent`.
+//! `--ulimit`, `--shm-size`, `--cgroup-parent`, and the limits of `limits`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use clap::Args;
 
 use super::error::Failure;
+use super::limits::LimitArguments;
 use crate::build::RunSettings;
 use crate::dockerfile;
 use crate::sandbox::{LimitKind, Ulimit};
@@ -33,9 +34,21 @@ pub(super) struct RunSettingsArguments {
     /// Run programs in cgroups of their own below this one (cgroup version 2)
     #[arg(long, value_name = "CGROUP")]
     cgroup_parent: Option<String>,
+
+    #[command(flatten)]
+    pub(super) limits: LimitArguments,
 }
 
 impl RunSettingsArguments {
+    /// What they say, with those of `--resource`.
+    pub(super) fn read_with(&self, resources: &[String]) -> Result<RunSettings, Failure> {
+        let mut all = self.clone();
+        for text in resources {
+            all.limits.set(text)?;
+        }
+        all.read()
+    }
+
     /// What they say.
     pub(super) fn read(&self) -> Result<RunSettings, Failure> {
         let mut hosts = Vec::new();
@@ -53,6 +66,7 @@ impl RunSettingsArguments {
             hosts,
             ulimits: ulimits.into_values().collect(),
             shm_size: shm_size(self.shm_size.as_deref())?,
+            limits: self.limits.read()?,
             cgroup_parent: cgroup_parent.filter(|parent| !parent.is_empty()).cloned(),
         })
     }

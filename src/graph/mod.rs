@@ -16,7 +16,7 @@ use crate::dockerfile::instruction::CacheSharing;
 use crate::dockerfile::span::Span;
 use crate::image::config::ImageConfig;
 use crate::platform::Platform;
-use crate::sandbox::Ulimit;
+use crate::sandbox::{CgroupLimits, Ulimit};
 use crate::store::LayerId;
 
 mod allowance;
@@ -136,6 +136,8 @@ pub struct RunSettings {
     pub shm_size: Option<u64>,
     /// `--cgroup-parent`: the cgroup that each step gets one of its own in.
     pub cgroup_parent: Option<String>,
+    /// `--memory` and its kin: what each step's cgroup may use.
+    pub limits: CgroupLimits,
 }
 
 /// RUN, with everything expanded.

@@ -1,8 +1,10 @@
-//! A step's own cgroup below one that the user names (`--cgroup-parent`), so that the limits and
-//! accounts of that one hold for the step.
+//! A step's own cgroup: below one that the user names (`--cgroup-parent`), so that the limits and
+//! accounts of that one hold for the step, or with limits of its own (`--memory`, `--cpus`).
 //!
-//! Version 2 only: there a step's processes belong to one group of one tree. Nothing is limited
-//! here; whoever made the parent has said what it may use.
+//! Version 2 only: there a step's processes belong to one group of one tree, and a group that has
+//! processes gives its controllers to none below it. So without a parent the step's group lies
+//! beside one of those that rbuild itself lies in, the nearest that this user may write to and that
+//! has the controllers: on most machines what systemd has delegated to the user.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::cgroup_limits::CgroupLimits;
 use super::mount;
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -33,6 +36,27 @@ pub enum CgroupError {
     Name {
         /// The parent that was asked for.
         parent: String,
+    },
+    /// The same, where no parent was named.
+    #[error("this machine has not just cgroup version 2 on {MOUNT}")]
+    NoVersion2,
+    /// A controller that the limits need and the group hasn't got.
+    #[error("the cgroup `{}` has no controller `{controller}`: the group above it must hand it on (with systemd, by `Delegate=` of the unit)", path.display())]
+    NoController {
+        /// The controller.
+        controller: &'static str,
+        /// The group.
+        path: PathBuf,
+    },
+    /// A value that the kernel doesn't take.
+    #[error("the kernel refuses `{value}` for `{}`", path.display())]
+    Value {
+        /// What was written.
+        value: String,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
     },
     /// The kernel refuses.
     #[error("can't {action} the cgroup `{}`: it has to be writable for the user who builds", path.display())]
@@ -57,12 +81,21 @@ pub struct StepCgroup {
 
 impl StepCgroup {
     /// Makes one below `parent`: a path from the top of the cgroup tree, or the name of a slice
-    /// as systemd takes it. Parents that don't exist are made, and stay.
+    /// as systemd takes it. Parents that don't exist are made, and stay. Without a parent one is
+    /// found.
     ///
     /// # Errors
-    /// When this machine has another version of cgroups or the user may not write there.
-    pub fn create(parent: &str) -> Result<Self, CgroupError> {
-        if !matches!(mount::filesystem_type(MOUNT), Ok(CGROUP2_MAGIC)) {
+    /// When this machine has another version of cgroups, the user may not write there, or the
+    /// limits can't be had.
+    pub fn create(parent: Option<&str>, limits: &CgroupLimits) -> Result<Self, CgroupError> {
+        let is_version_2 = matches!(mount::filesystem_type(MOUNT), Ok(CGROUP2_MAGIC));
+        let Some(parent) = parent else {
+            return match is_version_2 {
+                true => Self::beside_own(limits),
+                false => Err(CgroupError::NoVersion2),
+            };
+        };
+        if !is_version_2 {
             return Err(CgroupError::Version {
                 parent: parent.to_owned(),
             });
@@ -70,30 +103,62 @@ impl StepCgroup {
         let names = components(parent).ok_or_else(|| CgroupError::Name {
             parent: parent.to_owned(),
         })?;
+        Self::below(&names, true, limits)
+    }
+
+    /// Makes one below the nearest group around rbuild's own where that is possible; else says why
+    /// it isn't in the nearest.
+    fn beside_own(limits: &CgroupLimits) -> Result<Self, CgroupError> {
+        let path = Path::new("/proc/self/cgroup");
+        let own = std::fs::read_to_string(path).map_err(|source| CgroupError::Refused {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+        let mut names = own.and_then(components).unwrap_or_default();
+        let mut first = None;
+        loop {
+            // Its own group has at least this process in it; only the topmost may have both.
+            names.pop();
+            match Self::below(&names, false, limits) {
+                Ok(made) => return Ok(made),
+                Err(error) => first = first.or(Some(error)),
+            }
+            if names.is_empty() {
+                return Err(first.unwrap_or(CgroupError::NoVersion2));
+            }
+        }
+    }
+
+    /// Makes one below the group of these names.
+    fn below(names: &[String], makes: bool, limits: &CgroupLimits) -> Result<Self, CgroupError> {
+        let controllers = limits.controllers();
         let mut path = PathBuf::from(MOUNT);
         let mut directory = open(rustix::fs::CWD, Path::new(MOUNT))
             .map_err(|errno| refused("open", &path, errno))?;
         for name in names {
-            path.push(&name);
-            make(directory.as_fd(), &name).map_err(|errno| refused("make", &path, errno))?;
-            directory = open(directory.as_fd(), Path::new(&name))
+            if makes {
+                hand_on(&directory, &path, &controllers)?;
+                make(directory.as_fd(), name)
+                    .map_err(|errno| refused("make", &path.join(name), errno))?;
+            }
+            path.push(name);
+            directory = open(directory.as_fd(), Path::new(name))
                 .map_err(|errno| refused("open", &path, errno))?;
         }
+        hand_on(&directory, &path, &controllers)?;
         let name = own_name(&directory, &path)?;
         path.push(&name);
-        let processes = open(directory.as_fd(), Path::new(&name)).and_then(|group| {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&group, "cgroup.procs", flags, Mode::empty())
-        });
-        match processes {
+        match set_up(&directory, &name, &path, limits) {
             Ok(processes) => Ok(Self {
                 parent: directory,
                 name,
                 processes,
             }),
-            Err(errno) => {
+            Err(error) => {
                 let _ = rustix::fs::unlinkat(&directory, name.as_str(), AtFlags::REMOVEDIR);
-                Err(refused("put processes into", &path, errno))
+                Err(error)
             }
         }
     }
@@ -117,6 +182,76 @@ impl Drop for StepCgroup {
 /// Moves this process into a group.
 pub(super) fn enter(processes: &OwnedFd) -> Result<(), Errno> {
     rustix::io::write(processes, b"0").map(drop)
+}
+
+/// Sets a new group's limits and opens the file by which it is entered.
+fn set_up(
+    parent: &OwnedFd,
+    name: &str,
+    path: &Path,
+    limits: &CgroupLimits,
+) -> Result<OwnedFd, CgroupError> {
+    let group =
+        open(parent.as_fd(), Path::new(name)).map_err(|errno| refused("open", path, errno))?;
+    for setting in limits.settings() {
+        match write(&group, setting.file, setting.value.as_bytes()) {
+            // A kernel may count no swap.
+            Err(Errno::NOENT) if !setting.is_asked_for => {}
+            other => other.map_err(|errno| CgroupError::Value {
+                path: path.join(setting.file),
+                value: setting.value,
+                source: errno.into(),
+            })?,
+        }
+    }
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(&group, "cgroup.procs", flags, Mode::empty())
+        .map_err(|errno| refused("put processes into", path, errno))
+}
+
+/// Has a group hand controllers on to those below it.
+fn hand_on(group: &OwnedFd, path: &Path, controllers: &[&'static str]) -> Result<(), CgroupError> {
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let read = |file: &str| {
+        read(group, file).map_err(|errno| refused("read the controllers of", path, errno))
+    };
+    let (there, given) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
+    let has = |list: &str, controller: &str| list.split_whitespace().any(|one| one == controller);
+    for &controller in controllers {
+        if has(&given, controller) {
+            continue;
+        }
+        if !has(&there, controller) {
+            return Err(CgroupError::NoController {
+                controller,
+                path: path.to_owned(),
+            });
+        }
+        write(
+            group,
+            "cgroup.subtree_control",
+            format!("+{controller}").as_bytes(),
+        )
+        .map_err(|errno| refused("hand controllers on from", path, errno))?;
+    }
+    Ok(())
+}
+
+fn read(group: &OwnedFd, file: &str) -> Result<String, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(group, file, flags, Mode::empty())?;
+    // A line of a dozen names at most.
+    let mut content = [0; 4096];
+    let length = rustix::io::read(&file, &mut content)?;
+    Ok(String::from_utf8_lossy(&content[..length]).into_owned())
+}
+
+fn write(group: &OwnedFd, file: &str, content: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(group, file, flags, Mode::empty())?;
+    rustix::io::write(&file, content).map(drop)
 }
 
 /// A new group of a name that nobody else has.

@@ -23,6 +23,7 @@
 //! nor what a layer is: it gets directories and numbers.
 
 pub mod cgroup;
+mod cgroup_limits;
 mod channel;
 pub mod emulation;
 mod id_map;
@@ -44,6 +45,7 @@ mod syscall;
 pub mod terminal;
 
 pub use cgroup::{CgroupError, StepCgroup};
+pub use cgroup_limits::{CgroupLimits, Swap};
 pub use emulation::{Means, PlatformReport, Unavailable};
 pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};

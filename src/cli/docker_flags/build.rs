@@ -1,8 +1,8 @@
 //! Flags of `docker build` and `docker buildx build`.
 
 use super::{
-    Flag, NO_BUILDERS, NO_CONTENT_TRUST, TRUE_OR_FALSE, any_bool, default_builder, empty, is_false,
-    is_true, no_limit,
+    Flag, NO_BUILDERS, NO_CONTENT_TRUST, TRUE_OR_FALSE, any_bool, default_builder, is_false,
+    is_true,
 };
 
 fn no_attestation(value: &str) -> bool {
@@ -17,8 +17,6 @@ fn disabled_attestation(value: &str) -> bool {
 }
 
 const NO_ATTESTATIONS: &str = "rbuild writes no attestations yet; drop the flag, or say `=false`";
-const NO_LIMITS: &str = "RUN steps have the limits that rbuild itself has; \
-    `--cgroup-parent` puts them into a cgroup with others";
 const NO_POLICIES: &str = "rbuild evaluates no policies";
 
 pub(super) static FLAGS: &[Flag] = &[
@@ -51,19 +49,11 @@ pub(super) static FLAGS: &[Flag] = &[
         "cache-to",
         "the cache of rbuild's own store is always written: drop the flag",
     ),
-    Flag::value("cpu-period", no_limit, NO_LIMITS),
-    Flag::value("cpu-quota", no_limit, NO_LIMITS),
-    Flag::value("cpu-shares", no_limit, NO_LIMITS).short('c'),
-    Flag::value("cpuset-cpus", empty, NO_LIMITS),
-    Flag::value("cpuset-mems", empty, NO_LIMITS),
     Flag::refused(
         "device",
         "RUN steps see Docker's default devices and no others",
     ),
-    Flag::value("memory", no_limit, NO_LIMITS).short('m'),
-    Flag::value("memory-swap", no_limit, NO_LIMITS),
     Flag::refused("policy", NO_POLICIES),
-    Flag::refused("resource", NO_LIMITS),
     Flag::refused(
         "security-opt",
         "RUN steps have Docker's default seccomp profile and capabilities",

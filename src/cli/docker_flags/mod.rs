@@ -90,7 +90,7 @@ impl Flag {
                 .require_equals(true)
                 .default_missing_value("true")
         } else {
-            // `--memory-swap -1`
+            // `--oom-score-adj -1`
             arg.num_args(1).allow_hyphen_values(true)
         }
     }
@@ -128,10 +128,6 @@ fn is_false(value: &str) -> bool {
 
 fn any_bool(value: &str) -> bool {
     parse_bool(value).is_some()
-}
-
-fn empty(value: &str) -> bool {
-    value.is_empty()
 }
 
 /// What Docker takes for no limit.
@@ -228,7 +224,6 @@ mod tests {
             "build --attest type=sbom,disabled=1",
             "build --builder default",
             "build --squash=false",
-            "build --memory 0 -c 0",
             "run --rm --init --no-healthcheck",
             "run --rm=true --init=false --detach=false --privileged=false",
             "run --restart no --expose 80",
@@ -261,15 +256,6 @@ mod tests {
                 "build --cache-from type=registry,ref=a/b",
                 "rbuild does not support --cache-from yet",
             ),
-            (
-                "build --memory-swap -1",
-                "rbuild does not support --memory-swap=-1 yet",
-            ),
-            (
-                "build --cpuset-cpus 0",
-                "rbuild does not support --cpuset-cpus=0 yet",
-            ),
-            ("build -m 1g", "rbuild does not support --memory=1g yet"),
             ("build --squash", "rbuild does not support --squash yet"),
             (
                 "build --security-opt seccomp=unconfined",
@@ -281,11 +267,6 @@ mod tests {
             (
                 "run --privileged",
                 "`rbuild run` does not support --privileged",
-            ),
-            ("run -m 1g", "`rbuild run` does not support --memory=1g"),
-            (
-                "run --memory-swap -1",
-                "`rbuild run` does not support --memory-swap=-1",
             ),
             (
                 "run --restart always",

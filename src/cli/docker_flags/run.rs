@@ -1,6 +1,6 @@
 //! Flags of `docker run`.
 
-use super::{Flag, NO_CONTENT_TRUST, always, any_bool, empty, is_false, is_true, no_limit};
+use super::{Flag, NO_CONTENT_TRUST, always, any_bool, is_false, is_true, no_limit};
 
 fn no_restart(value: &str) -> bool {
     matches!(value, "" | "no")
@@ -10,7 +10,7 @@ fn is_private(value: &str) -> bool {
     matches!(value, "" | "private")
 }
 
-const NO_LIMITS: &str = "rbuild limits no resources; a tool like `systemd-run --scope` can";
+const NO_LIMITS: &str = "rbuild doesn't limit this; a tool like `systemd-run --scope` can";
 const HOST_NETWORK: &str = "programs use the machine's own network";
 const FOREGROUND: &str = "rbuild has no daemon: a program runs as long as `rbuild run` does";
 const CAPABILITIES: &str = "programs run with Docker's default privileges";
@@ -108,25 +108,15 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::refused("mac-address", HOST_NETWORK),
     Flag::refused("network-alias", HOST_NETWORK),
     // Limits.
-    Flag::value("memory", no_limit, NO_LIMITS).short('m'),
-    Flag::value("memory-reservation", no_limit, NO_LIMITS),
-    Flag::value("memory-swap", no_limit, NO_LIMITS),
     Flag::refused("memory-swappiness", NO_LIMITS),
     Flag::value("kernel-memory", no_limit, NO_LIMITS),
     Flag::value("blkio-weight", no_limit, NO_LIMITS),
     Flag::refused("blkio-weight-device", NO_LIMITS),
-    Flag::value("cpu-period", no_limit, NO_LIMITS),
-    Flag::value("cpu-quota", no_limit, NO_LIMITS),
     Flag::value("cpu-rt-period", no_limit, NO_LIMITS),
     Flag::value("cpu-rt-runtime", no_limit, NO_LIMITS),
-    Flag::value("cpu-shares", no_limit, NO_LIMITS).short('c'),
-    Flag::value("cpus", no_limit, NO_LIMITS),
-    Flag::value("cpuset-cpus", empty, NO_LIMITS),
-    Flag::value("cpuset-mems", empty, NO_LIMITS),
     Flag::refused("device-read-bps", NO_LIMITS),
     Flag::refused("device-read-iops", NO_LIMITS),
     Flag::refused("device-write-bps", NO_LIMITS),
     Flag::refused("device-write-iops", NO_LIMITS),
-    Flag::value("pids-limit", no_limit, NO_LIMITS),
     Flag::value("oom-score-adj", no_limit, NO_LIMITS),
 ];

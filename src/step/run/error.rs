@@ -44,7 +44,10 @@ pub enum RunError {
     Setup(#[from] SetupFailure),
     /// The step can't have a cgroup of its own below the one that was asked for.
     #[error("`--cgroup-parent`: {0}")]
-    Cgroup(#[from] CgroupError),
+    CgroupParent(#[source] CgroupError),
+    /// The step can't have a cgroup with limits of its own.
+    #[error("can't limit what a step uses of the machine: {0}")]
+    Limits(#[source] CgroupError),
     /// Sandboxes can't be started any more.
     #[error(transparent)]
     Launcher(LauncherError),

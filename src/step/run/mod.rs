@@ -399,7 +399,7 @@ fn hostname(run: &Run) -> &str {
     run.hostname.as_deref().unwrap_or(HOSTNAME)
 }
 
-/// Of hosts only the names count, as in BuildKit. The cgroup's place is the machine's affair.
+/// Of hosts only the names count, as in BuildKit. The cgroup's place and limits are the machine's affair.
 fn settings_key(key: &mut CacheKeyBuilder, settings: &RunSettings) {
     if !settings.hosts.is_empty() {
         key.field(b"hosts").number(settings.hosts.len() as u64);

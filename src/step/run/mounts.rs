@@ -423,10 +423,15 @@ impl Assembly {
         &mut self,
         settings: &RunSettings,
     ) -> Result<Option<StepCgroup>, RunError> {
-        let Some(parent) = &settings.cgroup_parent else {
+        let parent = settings.cgroup_parent.as_deref();
+        if parent.is_none() && settings.limits.is_empty() {
             return Ok(None);
-        };
-        let cgroup = StepCgroup::create(parent)?;
+        }
+        let cgroup =
+            StepCgroup::create(parent, &settings.limits).map_err(|source| match parent {
+                Some(_) => RunError::CgroupParent(source),
+                None => RunError::Limits(source),
+            })?;
         let processes = cgroup.processes().map_err(failed("opening a cgroup"))?;
         self.cgroup = Some(self.passed.len());
         self.passed.push(processes);

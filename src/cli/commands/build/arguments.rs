@@ -191,6 +191,10 @@ pub struct BuildArguments {
     #[command(flatten)]
     pub(super) run: RunSettingsArguments,
 
+    /// Limit what steps use, as buildx has it: memory=2g, cpu-quota=50000, …; may be repeated
+    #[arg(long = "resource", value_name = "KEY=VALUE")]
+    pub(super) resources: Vec<String>,
+
     /// The platform to build for, `local` for this machine's [default: local] [env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',', value_parser = platform)]
     pub(super) platform: Vec<Platform>,

@@ -121,7 +121,7 @@ pub(super) fn prepare(
         pull: arguments.pull,
         allowed: values::allowance(&arguments.allow)?,
         network: arguments.network.unwrap_or_default().into(),
-        run: arguments.run.read()?,
+        run: arguments.run.read_with(&arguments.resources)?,
         platform,
         outputs,
         describe: arguments.metadata_file.is_some(),

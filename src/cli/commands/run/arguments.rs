@@ -110,6 +110,14 @@ pub struct RunArguments {
     #[command(flatten)]
     pub(super) settings: RunSettingsArguments,
 
+    /// Memory that is left to the program while others have more than theirs
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory_reservation: Option<String>,
+
+    /// Limit the number of processes and threads
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<String>,
+
     /// When to ask the registry: always, missing, never
     #[arg(
         long,

@@ -20,6 +20,7 @@ use crate::build::publish::{self, Publish, Published};
 use crate::build::run_image::{self, PreparedRun, RunImageError, RunRequest};
 use crate::build::{self, BuildEnvironment, NetworkMode};
 use crate::cli::error::{ErrorKind, Failure};
+use crate::cli::limits;
 use crate::cli::ui::ProgressMode;
 use crate::digest::ImageId;
 use crate::platform::Platform;
@@ -107,7 +108,12 @@ impl Wish {
                 "`--publish` leads nowhere with `--network=none`",
             ));
         }
-        let settings = arguments.settings.read()?;
+        let mut settings = arguments.settings.read()?;
+        settings.limits.memory_reservation = limits::bytes(
+            "memory-reservation",
+            arguments.memory_reservation.as_deref(),
+        )?;
+        settings.limits.pids = limits::number("pids-limit", arguments.pids_limit.as_deref())?;
         let cwd = arguments.workdir.as_deref();
         Ok(Self {
             image,
