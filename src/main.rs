@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     if let Some(code) = cli::run_alone(&invocation, &environment) {
         return code;
     }
-    match process::enter(&invocation.needs()) {
+    match process::enter(&invocation.needs(&environment)) {
         Ok(processes) => cli::run(invocation, environment, processes),
         Err(error) => invocation.failure(error).report(stderr_style(&environment)),
     }

@@ -28,7 +28,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::sandbox::{Launcher, OutsideHelper};
-use crate::snapshot::Materializer;
+use crate::snapshot::{Materializer, StorageDriver};
 use crate::solver::cancel::Cancel;
 use crate::solver::events::{Event, EventSink, Reporter};
 use crate::solver::{self, Solved};
@@ -46,6 +46,8 @@ pub struct BuildEnvironment {
     pub client: Client,
     /// The form of trees that this process can make.
     pub form: Form,
+    /// What the file systems of steps are made of.
+    pub driver: StorageDriver,
     /// Runs programs that are no part of rbuild.
     pub outside: OutsideHelper,
     /// Starts sandboxes; else why none can be had.
@@ -71,11 +73,12 @@ pub(super) fn materializer(
         cancel: environment.cancel.clone(),
         pulls: Pulls::default(),
     };
-    Arc::new(Materializer::new(
+    let materializer = Materializer::new(
         environment.store.clone(),
         environment.form.clone(),
         Box::new(fetcher),
-    ))
+    );
+    Arc::new(materializer.with_driver(environment.driver))
 }
 
 /// Builds an image. Must be called on a tokio runtime of several threads.

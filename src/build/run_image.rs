@@ -14,7 +14,7 @@ use crate::image::ImageError;
 use crate::image::config::{DEFAULT_PATH, ExecutionConfig, ImageConfig};
 use crate::platform::Platform;
 use crate::sandbox::Launcher;
-use crate::snapshot::{Materializer, Snapshot, SnapshotError};
+use crate::snapshot::{Materializer, Snapshot, SnapshotError, StorageDriver};
 use crate::solver::events::{EventSink, Reporter};
 use crate::step::container::{
     self, Container, ContainerMount, ContainerSource, RunningContainer, Streams, WantedTerminal,
@@ -201,6 +201,9 @@ fn unpack(
 ) -> Result<(), RunImageError> {
     let snapshot = Snapshot::unrecorded(layers.to_vec());
     materializer.store().hold(layers)?;
+    if materializer.driver() == StorageDriver::Copy {
+        return Ok(register_origins(materializer, layers)?);
+    }
     let mut missing = false;
     for layer in layers {
         let tree = materializer.store().tree(*layer, materializer.form())?;

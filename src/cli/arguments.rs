@@ -121,7 +121,7 @@ pub struct Invocation {
 
 impl Invocation {
     /// What is to exist before any thread.
-    pub fn needs(&self) -> Needs {
+    pub fn needs(&self, environment: &Environment) -> Needs {
         let trees = match &self.command {
             // A layer that was never compressed is pushed from its tree.
             Command::Build(arguments) => !arguments.is_question(),
@@ -138,6 +138,7 @@ impl Invocation {
             trees,
             isolation: self.settings.isolation,
             emulators: self.settings.programs.clone(),
+            folder: super::commands::nearest_folder(&self.settings, environment),
         }
     }
 
@@ -393,7 +394,7 @@ mod tests {
             ),
             (
                 "build --isolation vm .",
-                "error: invalid value `vm` for `--isolation`\nhint: it is one of auto, root, userns, userns-single, none\n",
+                "error: invalid value `vm` for `--isolation`\nhint: it is one of auto, root, userns, userns-single, chroot, none\n",
             ),
             ("build . --target", "error: `--target` needs a value\n"),
             ("build a b", "error: unexpected argument `b`\n"),
@@ -448,7 +449,11 @@ mod tests {
             ("images", false),
             ("version", false),
         ] {
-            assert_eq!(parsed(line).unwrap().needs().trees, trees, "{line}");
+            assert_eq!(
+                parsed(line).unwrap().needs(&Environment::default()).trees,
+                trees,
+                "{line}"
+            );
         }
         for (line, isolation) in [
             ("build .", None),
@@ -460,7 +465,14 @@ mod tests {
             ),
             ("--isolation=none .", Some(Rung::None)),
         ] {
-            assert_eq!(parsed(line).unwrap().needs().isolation, isolation, "{line}");
+            assert_eq!(
+                parsed(line)
+                    .unwrap()
+                    .needs(&Environment::default())
+                    .isolation,
+                isolation,
+                "{line}"
+            );
         }
     }
 }

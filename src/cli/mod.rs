@@ -36,7 +36,11 @@ pub use self::environment::Environment;
 use self::error::Failure;
 use self::signals::Interrupt;
 use self::ui::{SharedStderr, stderr_style};
-use crate::sandbox::Processes;
+use crate::sandbox::{Processes, Rung};
+
+/// What a step is not kept apart from where nothing can be unshared.
+pub(crate) const CHROOT_LOSES: &str =
+    "chroot: steps share this container's processes, network and users";
 
 /// Bytes of stack of each thread.
 const STACK: usize = 16 << 20;
@@ -57,8 +61,11 @@ pub fn run(invocation: Invocation, environment: Environment, processes: Processe
     let stderr = SharedStderr::default();
     logging::start(&invocation.settings, &environment, &stderr);
     let style = stderr_style(&environment);
-    if invocation.needs().trees {
+    if invocation.needs(&environment).trees {
         tracing::info!("isolation: {}", processes.isolation.rung());
+        if processes.isolation.rung() == Rung::Chroot {
+            tracing::info!("{CHROOT_LOSES}");
+        }
         for refusal in &processes.refusals {
             tracing::info!("isolation {refusal}");
         }

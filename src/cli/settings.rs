@@ -8,6 +8,7 @@ use super::environment::Environment;
 use super::error::Failure;
 use crate::registry::{InvalidMirror, Mirror};
 use crate::sandbox::Rung;
+use crate::snapshot::StorageDriver;
 
 /// `--isolation`: how RUN steps are kept apart from the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -21,6 +22,8 @@ enum IsolationChoice {
     Userns,
     /// A user namespace with one id
     UsernsSingle,
+    /// A root directory of its own and no more, for user 0 in a container
+    Chroot,
     /// No RUN steps; everything else works anywhere
     None,
 }
@@ -32,7 +35,30 @@ impl IsolationChoice {
             Self::Root => Some(Rung::Root),
             Self::Userns => Some(Rung::UserNamespace),
             Self::UsernsSingle => Some(Rung::UserNamespaceSingle),
+            Self::Chroot => Some(Rung::Chroot),
             Self::None => Some(Rung::None),
+        }
+    }
+}
+
+/// `--storage-driver`: what a step's file system is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum StorageChoice {
+    /// Overlay where it can write to the store's folder, else copies
+    Auto,
+    /// An overlay mount of the image's layers
+    Overlay,
+    /// One folder with a copy of the image's files
+    #[value(alias = "vfs")]
+    Copy,
+}
+
+impl StorageChoice {
+    fn driver(self) -> Option<StorageDriver> {
+        match self {
+            Self::Auto => None,
+            Self::Overlay => Some(StorageDriver::Overlay),
+            Self::Copy => Some(StorageDriver::Copy),
         }
     }
 }
@@ -49,7 +75,7 @@ pub struct GlobalArguments {
     #[arg(short, long, alias = "debug", short_alias = 'D', global = true, action = ArgAction::Count)]
     verbose: u8,
 
-    /// How RUN steps are isolated: auto, root, userns, userns-single, none [env: RBUILD_ISOLATION]
+    /// How RUN steps are isolated: auto, root, userns, userns-single, chroot, none [env: RBUILD_ISOLATION]
     #[arg(
         long,
         global = true,
@@ -58,6 +84,16 @@ pub struct GlobalArguments {
         hide_possible_values = true
     )]
     isolation: Option<IsolationChoice>,
+
+    /// What the file system of a RUN step is made of: auto, overlay, copy [env: RBUILD_STORAGE_DRIVER]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        value_enum,
+        hide_possible_values = true
+    )]
+    storage_driver: Option<StorageChoice>,
 
     /// Ask this registry for docker.io's images first; may be repeated [env: RBUILD_REGISTRY_MIRROR]
     #[arg(long, global = true, value_name = "URL")]
@@ -77,6 +113,8 @@ pub struct Settings {
     pub verbosity: u8,
     /// `--isolation`: the strongest that works where `None`.
     pub isolation: Option<Rung>,
+    /// `--storage-driver`: what works where `None`.
+    pub storage_driver: Option<StorageDriver>,
     /// Mirrors of `docker.io`, to be asked in this order.
     pub mirrors: Vec<Mirror>,
     /// Registries that may be spoken to without TLS.
@@ -101,9 +139,22 @@ impl Settings {
             (None, Some(value)) => IsolationChoice::from_str(&value, true)
                 .map_err(|_| {
                     Failure::user(format!("invalid value `{value}` in RBUILD_ISOLATION"))
-                        .hint("it is one of auto, root, userns, userns-single, none")
+                        .hint("it is one of auto, root, userns, userns-single, chroot, none")
                 })?
                 .rung(),
+            (None, None) => None,
+        };
+        let storage_driver = match (
+            arguments.storage_driver,
+            environment.get("RBUILD_STORAGE_DRIVER"),
+        ) {
+            (Some(choice), _) => choice.driver(),
+            (None, Some(value)) => StorageChoice::from_str(&value, true)
+                .map_err(|_| {
+                    Failure::user(format!("invalid value `{value}` in RBUILD_STORAGE_DRIVER"))
+                        .hint("it is one of auto, overlay, copy")
+                })?
+                .driver(),
             (None, None) => None,
         };
         let mirrors: Vec<String> = if arguments.registry_mirror.is_empty() {
@@ -123,6 +174,7 @@ impl Settings {
                 .or_else(|| environment.get_os("RBUILD_ROOT").map(PathBuf::from)),
             verbosity: arguments.verbose,
             isolation,
+            storage_driver,
             mirrors: mirrors
                 .iter()
                 .map(|mirror| mirror.parse())
@@ -154,6 +206,7 @@ mod tests {
         assert_eq!(
             from_environment,
             Settings {
+                storage_driver: None,
                 root: Some("/env".into()),
                 verbosity: 0,
                 isolation: Some(Rung::UserNamespace),

@@ -141,7 +141,6 @@ pub fn set_folder_owner(folder: &Path, form: &Form, owner: (u32, u32)) -> Result
 const SET_ID: u32 = 0o6000;
 
 struct Extraction<'a> {
-    tree: BorrowedFd<'a>,
     rules: Rules<'a>,
     descent: Descent<'a>,
     /// A second one for the targets of hard links, so that the first keeps its place.
@@ -152,12 +151,23 @@ struct Extraction<'a> {
 
 /// How files are made here.
 #[derive(Clone, Copy)]
-struct Rules<'a> {
-    form: &'a Form,
+pub(super) struct Rules<'a> {
+    pub(super) form: &'a Form,
     /// Bits that the process takes away from the mode of every file it makes.
     umask: u32,
     /// The owner and group that new files have; `None` when the file system decides.
     own: Option<(u32, u32)>,
+}
+
+impl<'a> Rules<'a> {
+    /// Those for a folder whose files may take their owners from the directories they are made in.
+    pub(super) fn for_any_folder(form: &'a Form) -> Self {
+        Self {
+            form,
+            umask: current_umask(),
+            own: None,
+        }
+    }
 }
 
 impl<'a> Extraction<'a> {
@@ -172,7 +182,6 @@ impl<'a> Extraction<'a> {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
         Ok(Self {
-            tree,
             rules: Rules {
                 form,
                 umask: current_umask(),
@@ -235,7 +244,7 @@ impl<'a> Extraction<'a> {
             }
             EntryKind::File => {
                 let owner = Owner::of(self.rules.form, entry)?;
-                at.create_file(entry, &owner, self.rules, write)
+                at.create_file(entry, &owner, self.rules, &mut |file| write(file))
             }
             _ => {
                 let owner = Owner::of(self.rules.form, entry)?;
@@ -327,43 +336,47 @@ impl<'a> Extraction<'a> {
     }
 
     fn finish_directory(&mut self, entry: &Entry) -> Result<(), ExtractError> {
-        let failed =
-            |error: io::Error| io_error("set the attributes of the directory", &entry.path, error);
-        let owner = Owner::of(self.rules.form, entry)?;
-        let reopened;
-        let fd = if entry.path.is_empty() {
-            self.tree
-        } else {
-            self.descent
-                .go_to(&entry.path, Missing::Create)
-                .map_err(failed)?;
-            reopened = self.descent.reopen().map_err(failed)?;
-            reopened.as_fd()
-        };
-        owner.set(entry, Target::Open(fd), self.rules.own, |uid, gid| {
-            rustix::fs::fchown(fd, Some(uid), Some(gid))
-        })?;
-        set_xattrs(entry, Target::Open(fd))?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
-            .map_err(|error| failed(error.into()))?;
-        rustix::fs::futimens(fd, &times(entry)).map_err(|error| failed(error.into()))
+        finish_directory(&mut self.descent, entry, self.rules)
     }
 }
 
+/// Gives a directory its owner, attributes, mode and time.
+pub(super) fn finish_directory(
+    descent: &mut Descent<'_>,
+    entry: &Entry,
+    rules: Rules<'_>,
+) -> Result<(), ExtractError> {
+    let failed =
+        |error: io::Error| io_error("set the attributes of the directory", &entry.path, error);
+    let owner = Owner::of(rules.form, entry)?;
+    descent
+        .go_to(&entry.path, Missing::Create)
+        .map_err(failed)?;
+    let reopened = descent.reopen().map_err(failed)?;
+    let fd = reopened.as_fd();
+    owner.set(entry, Target::Open(fd), rules.own, |uid, gid| {
+        rustix::fs::fchown(fd, Some(uid), Some(gid))
+    })?;
+    set_xattrs(entry, Target::Open(fd))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+        .map_err(|error| failed(error.into()))?;
+    rustix::fs::futimens(fd, &times(entry)).map_err(|error| failed(error.into()))
+}
+
 /// Where something is made.
-struct Place<'a> {
-    path: &'a [u8],
-    directory: BorrowedFd<'a>,
-    name: &'a [u8],
+pub(super) struct Place<'a> {
+    pub(super) path: &'a [u8],
+    pub(super) directory: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
 }
 
 impl Place<'_> {
-    fn create_file(
+    pub(super) fn create_file(
         &self,
         entry: &Entry,
         owner: &Owner,
         rules: Rules<'_>,
-        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+        write: &mut dyn FnMut(&mut File) -> io::Result<()>,
     ) -> Result<(), ExtractError> {
         let failed = |error: io::Error| io_error("extract", self.path, error);
         // Setting attributes needs the permission to write; the set-id bits come after the owner.
@@ -397,7 +410,7 @@ impl Place<'_> {
     }
 
     /// Makes a link, device or pipe.
-    fn create_special(
+    pub(super) fn create_special(
         &self,
         entry: &Entry,
         owner: &Owner,
@@ -468,14 +481,14 @@ impl Place<'_> {
 }
 
 /// Who is to own a file, and how.
-enum Owner {
+pub(super) enum Owner {
     Real(u32, u32),
     /// Ours, with the truth in an attribute.
     Overridden(Vec<u8>),
 }
 
 impl Owner {
-    fn of(form: &Form, entry: &Entry) -> Result<Self, ExtractError> {
+    pub(super) fn of(form: &Form, entry: &Entry) -> Result<Self, ExtractError> {
         if form.is_mapped(entry.uid, entry.gid) {
             return Ok(Self::Real(entry.uid, entry.gid));
         }
@@ -578,7 +591,11 @@ fn current_umask() -> u32 {
         .unwrap_or(0o777)
 }
 
-fn io_error(operation: &'static str, path: &[u8], source: impl Into<io::Error>) -> ExtractError {
+pub(super) fn io_error(
+    operation: &'static str,
+    path: &[u8],
+    source: impl Into<io::Error>,
+) -> ExtractError {
     ExtractError::Io {
         operation,
         path: display_path(path),

@@ -97,6 +97,46 @@ pub fn index_tree(
     owners: &Owners,
     lower_content: &LowerContent<'_>,
 ) -> Result<Index, LayerError> {
+    index(tree, form, below, owners, lower_content, Source::Upper)
+}
+
+/// What has become of a file since the folder that it is in last equalled the view below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileState {
+    /// Nothing.
+    Unchanged,
+    /// It is the same file, and something may have changed.
+    Known,
+    /// It wasn't there.
+    New,
+}
+
+/// The index of what `folder`, a whole file system, has other than the view `below`: the same that
+/// the upper directory of an overlay mount gives after the same changes. What is unchanged since the
+/// folder last equalled the view is neither read nor compared; each path is asked about, once.
+///
+/// # Errors
+/// When the folder or a lower file can't be read, or the folder holds what no layer can.
+pub fn index_folder(
+    folder: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+    owners: &Owners,
+    lower_content: &LowerContent<'_>,
+    state: &mut dyn FnMut(&[u8], &Stat) -> FileState,
+) -> Result<Index, LayerError> {
+    let source = Source::Folder(state);
+    index(folder, form, below, owners, lower_content, source)
+}
+
+fn index(
+    tree: BorrowedFd<'_>,
+    form: &Form,
+    below: &View,
+    owners: &Owners,
+    lower_content: &LowerContent<'_>,
+    source: Source<'_>,
+) -> Result<Index, LayerError> {
     let tree = reopen(tree).map_err(DiffError::from)?;
     let tree = tree.as_fd();
     let mut scan = Scan {
@@ -104,6 +144,7 @@ pub fn index_tree(
         below,
         owners,
         lower_content,
+        source,
         candidates: Vec::new(),
         directories: Vec::new(),
         inodes: BTreeMap::new(),
@@ -170,23 +211,32 @@ struct OpenDirectory {
     group: Option<u32>,
 }
 
-struct Scan<'a> {
+/// What is looked at.
+enum Source<'a> {
+    /// The upper directory of an overlay mount: changes only.
+    Upper,
+    /// Everything, as if every directory were opaque.
+    Folder(&'a mut dyn FnMut(&[u8], &Stat) -> FileState),
+}
+
+struct Scan<'a, 'u> {
     form: &'a Form,
     below: &'a View,
     owners: &'a Owners,
     lower_content: &'a LowerContent<'a>,
+    source: Source<'u>,
     candidates: Vec<Candidate>,
     directories: Vec<OpenDirectory>,
     /// Names of inodes that have several.
     inodes: BTreeMap<(u64, u64), Vec<usize>>,
 }
 
-impl Scan<'_> {
+impl Scan<'_, '_> {
     fn visit_root(&mut self, tree: BorrowedFd<'_>) -> Result<(), DiffError> {
         let failed = |error: io::Error| FsError::new("read the metadata of", b"", error);
         let stat = rustix::fs::fstat(tree).map_err(|error| failed(error.into()))?;
         let mut xattrs = Target::Open(tree).list(is_of_interest).map_err(failed)?;
-        let opaque = self.take_overlay_xattrs(b"", &mut xattrs)?.opaque;
+        let opaque = self.take_overlay_xattrs(b"", &mut xattrs)?.opaque || self.is_folder();
         let kind = EntryKind::Directory { opaque: false };
         let over = xattrs.remove(OVERRIDE_STAT);
         let mut entry = entry_of(Vec::new(), &stat, kind, xattrs);
@@ -216,9 +266,21 @@ impl Scan<'_> {
 
     fn visit(&mut self, visited: &Visited<'_>) -> Result<Descend, DiffError> {
         self.leave_directories(Some(visited.path));
+        let state = match &mut self.source {
+            Source::Upper => FileState::New,
+            Source::Folder(state) => state(visited.path, visited.stat),
+        };
+        let known = state == FileState::Unchanged;
+        let is_folder = self.is_folder();
         let Some(parent) = self.directories.last_mut() else {
             return Ok(Descend::Skip);
         };
+        if known && file_type(visited.stat) != FileType::Directory {
+            if let (Some(names), Some(_)) = (&mut parent.names, kind_of(visited.stat)) {
+                names.insert(visited.name.to_vec());
+            }
+            return Ok(Descend::Skip);
+        }
         let found = parent
             .exists_below
             .then(|| self.below.get(visited.path))
@@ -226,7 +288,7 @@ impl Scan<'_> {
         let stat = visited.stat;
         let Some(kind) = kind_of(stat) else {
             // A whiteout of what was there; in an opaque directory every missing name is one.
-            if found.is_some() && parent.names.is_none() {
+            if found.is_some() && parent.names.is_none() && !is_folder {
                 self.push_whiteout(visited.path.to_vec());
             }
             return Ok(Descend::Skip);
@@ -234,8 +296,12 @@ impl Scan<'_> {
         if let Some(names) = &mut parent.names {
             names.insert(visited.name.to_vec());
         }
-        let hides_below = parent.names.is_some();
         let group = parent.group;
+        // Of a folder's directory that is as it was, no name is missing.
+        let hides_below = match is_folder {
+            true => !known,
+            false => parent.names.is_some(),
+        };
         let mut xattrs = Target::In(visited.directory, visited.name)
             .list(is_of_interest)
             .map_err(|error| {
@@ -243,6 +309,7 @@ impl Scan<'_> {
             })?;
         let marks = self.take_overlay_xattrs(visited.path, &mut xattrs)?;
         let opaque = marks.opaque || hides_below;
+        let copied_up = marks.copied_up || state != FileState::New;
         let over = xattrs.remove(OVERRIDE_STAT);
         let mut entry = entry_of(visited.path.to_vec(), stat, kind, xattrs);
         if kind == EntryKind::Symlink {
@@ -253,7 +320,7 @@ impl Scan<'_> {
         if self.keeps_owners() {
             match over.and_then(|value| OverrideStat::parse(&value)) {
                 Some(over) => override_stat::apply(&over, &mut entry),
-                None => self.give_owner(&mut entry, visited, found, group, marks.copied_up)?,
+                None => self.give_owner(&mut entry, visited, found, group, copied_up)?,
             }
         }
         if entry.is_directory() {
@@ -325,11 +392,16 @@ impl Scan<'_> {
         }
     }
 
-    /// Takes overlay's own attributes out; says what they mark.
+    fn is_folder(&self) -> bool {
+        matches!(self.source, Source::Folder(_))
+    }
+
+    /// Takes overlay's own attributes out; says what they mark. In a folder they are a step's own
+    /// and mean nothing.
     fn take_overlay_xattrs(&self, path: &[u8], xattrs: &mut Xattrs) -> Result<Marks, DiffError> {
         let prefix = self.form.xattr_namespace.overlay_prefix().as_bytes();
         let mut marks = Marks::default();
-        for (name, value) in xattrs.iter() {
+        for (name, value) in xattrs.iter().filter(|_| !self.is_folder()) {
             match name.strip_prefix(prefix) {
                 Some(b"opaque") => marks.opaque |= value == b"y",
                 Some(b"origin") => marks.copied_up = true,

@@ -5,6 +5,7 @@
 //! - [`view`]: what a stack of layers looks like from above; pure
 //! - [`tar_writer`], [`tar_reader`]: the canonical tar stream, and reading anybody's
 //! - [`apply`]: a tar stream into a folder; [`diff`]: a folder into an index and a tar stream
+//! - [`folder`]: a whole stack of layers as one folder, for steps that work in place
 //! - [`form`]: what makes two folders of the same layer different on disk
 //! - [`compression`]: gzip and zstd, the same bytes on any number of cores
 //!
@@ -18,6 +19,7 @@ pub mod compression;
 pub mod diff;
 pub mod entry;
 mod error;
+pub mod folder;
 pub mod form;
 pub mod index;
 mod override_stat;

@@ -20,7 +20,7 @@ use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::step::Guard;
 use super::supervisor::{self, Plan};
-use super::{cgroup, standard_mounts, step, syscall, terminal};
+use super::{cgroup, chroot, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
 pub(super) struct Init<'a> {
@@ -167,6 +167,13 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
 
 /// Enters the step's cgroup, and only then a cgroup namespace, whose root it thereby is.
 fn enter_cgroup(index: usize, files: &StepFiles) -> Result<(), SetupFailure> {
+    join_cgroup(index, files)?;
+    syscall::unshare(UnshareFlags::NEWCGROUP)
+        .map_err(|errno| SetupFailure::new(Stage::Cgroup, "can't make a cgroup namespace", errno))
+}
+
+/// Enters the step's cgroup.
+pub(super) fn join_cgroup(index: usize, files: &StepFiles) -> Result<(), SetupFailure> {
     let processes = files
         .passed
         .get(index)
@@ -178,15 +185,13 @@ fn enter_cgroup(index: usize, files: &StepFiles) -> Result<(), SetupFailure> {
              that rbuild's own and this one have in common)",
             errno,
         )
-    })?;
-    syscall::unshare(UnshareFlags::NEWCGROUP)
-        .map_err(|errno| SetupFailure::new(Stage::Cgroup, "can't make a cgroup namespace", errno))
+    })
 }
 
 /// The step's process, and what tells of children that end.
-struct Started {
-    pid: Pid,
-    events: OwnedFd,
+pub(super) struct Started {
+    pub(super) pid: Pid,
+    pub(super) events: OwnedFd,
 }
 
 /// Forks the step's process, and starts its supervisor where it needs one.
@@ -224,8 +229,34 @@ fn start_step(
     Ok(Started { pid, events })
 }
 
+/// Forks a step's process whose root directory is to be `root`.
+pub(super) fn start_confined_step(
+    spec: &SandboxSpec,
+    files: &StepFiles,
+    to: &OwnedFd,
+    root: &OwnedFd,
+) -> Result<Started, SetupFailure> {
+    let failed = |message: &str, errno| SetupFailure::new(Stage::Process, message, errno);
+    let events =
+        syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
+    match syscall::fork().map_err(|errno| failed("can't start a process", errno))? {
+        syscall::Fork::Child => match chroot::enter(root, spec) {
+            Ok(()) => step::run(spec, files, None, to, &Guard::Confined),
+            Err(failure) => {
+                report(to, &Outcome::SetupFailed(failure));
+                syscall::exit(127)
+            }
+        },
+        syscall::Fork::Parent(pid) => Ok(Started { pid, events }),
+    }
+}
+
 /// Waits until the step's process, or rbuild, ends; passes signals on meanwhile.
-fn watch(step: &Started, signals: &OwnedFd, lifeline: &OwnedFd) -> Result<Outcome, SetupFailure> {
+pub(super) fn watch(
+    step: &Started,
+    signals: &OwnedFd,
+    lifeline: &OwnedFd,
+) -> Result<Outcome, SetupFailure> {
     loop {
         let mut watched = [
             PollFd::new(&step.events, PollFlags::IN),
@@ -243,6 +274,11 @@ fn watch(step: &Started, signals: &OwnedFd, lifeline: &OwnedFd) -> Result<Outcom
         // Before signals are passed on: the number of a process that was reaped may be another's.
         if let Some(outcome) = reap(step.pid) {
             return Ok(outcome);
+        }
+        let ends = watched[2].revents();
+        if ends.contains(PollFlags::HUP) && !ends.contains(PollFlags::IN) {
+            // Whoever could send signals wants it to end, or is gone.
+            return Ok(Outcome::Signaled { signal: 9 });
         }
         pass_on(signals, step.pid);
     }

@@ -11,9 +11,11 @@ mod probe;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use self::probe::Probe;
+use super::chroot;
 use super::id_map::{IdMaps, IdRange, MapError};
 use super::spec::XattrNamespace;
 
@@ -26,13 +28,20 @@ pub enum Rung {
     UserNamespace,
     /// A user namespace with one id.
     UserNamespaceSingle,
+    /// A root directory of its own, and nothing else: no namespaces, no mounts.
+    Chroot,
     /// No sandbox: everything but RUN.
     None,
 }
 
 impl Rung {
     /// Every rung that makes a sandbox, strongest first.
-    pub const SANDBOXES: [Self; 3] = [Self::Root, Self::UserNamespace, Self::UserNamespaceSingle];
+    pub const SANDBOXES: [Self; 4] = [
+        Self::Root,
+        Self::UserNamespace,
+        Self::UserNamespaceSingle,
+        Self::Chroot,
+    ];
 
     /// The name that `--isolation` takes.
     pub fn name(self) -> &'static str {
@@ -40,6 +49,7 @@ impl Rung {
             Self::Root => "root",
             Self::UserNamespace => "userns",
             Self::UserNamespaceSingle => "userns-single",
+            Self::Chroot => "chroot",
             Self::None => "none",
         }
     }
@@ -53,7 +63,7 @@ impl std::fmt::Display for Rung {
 
 /// A name that is no rung's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown isolation `{0}`: expected `root`, `userns`, `userns-single` or `none`")]
+#[error("unknown isolation `{0}`: expected `root`, `userns`, `userns-single`, `chroot` or `none`")]
 pub struct UnknownRung(pub String);
 
 impl std::str::FromStr for Rung {
@@ -64,6 +74,7 @@ impl std::str::FromStr for Rung {
             Self::Root,
             Self::UserNamespace,
             Self::UserNamespaceSingle,
+            Self::Chroot,
             Self::None,
         ]
         .into_iter()
@@ -84,6 +95,8 @@ pub enum Isolation {
     },
     /// See [`Rung::UserNamespaceSingle`]: user and group 0 are the caller, nobody else exists.
     UserNamespaceSingle,
+    /// See [`Rung::Chroot`].
+    Chroot,
     /// See [`Rung::None`].
     None,
 }
@@ -95,6 +108,7 @@ impl Isolation {
             Self::Root => Rung::Root,
             Self::UserNamespace { .. } => Rung::UserNamespace,
             Self::UserNamespaceSingle => Rung::UserNamespaceSingle,
+            Self::Chroot => Rung::Chroot,
             Self::None => Rung::None,
         }
     }
@@ -155,7 +169,7 @@ pub fn diagnose(folder: &Path) -> Vec<Attempt> {
         .into_iter()
         .map(|rung| Attempt {
             rung,
-            result: attempt_at(rung, Some(folder)).map(|found| Works {
+            result: attempt(rung, Some(folder)).map(|found| Works {
                 users: found.maps.users,
                 groups: found.maps.groups,
                 upper: match found.upper {
@@ -179,22 +193,30 @@ pub(super) struct Found {
     upper: Option<i32>,
 }
 
+impl Found {
+    /// Why overlay can't write where that was tried. That there is no room or no right to write
+    /// says nothing about overlay.
+    pub(super) fn overlay_refusal(&self) -> Option<String> {
+        let errno = Errno::from_raw_os_error(self.upper.filter(|errno| *errno != 0)?);
+        match errno {
+            Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::ACCESS | Errno::NOENT => None,
+            _ => Some(std::io::Error::from(errno).to_string()),
+        }
+    }
+}
+
 pub(super) struct Namespaces {
     pub(super) user: OwnedFd,
     pub(super) mount: OwnedFd,
 }
 
-/// Tries one rung.
-pub(super) fn attempt(rung: Rung) -> Result<Found, Refusal> {
-    attempt_at(rung, None)
-}
-
-/// The same, and whether overlay can write to `folder`.
-fn attempt_at(rung: Rung, folder: Option<&Path>) -> Result<Found, Refusal> {
+/// Tries one rung, and whether overlay can write to `folder`.
+pub(super) fn attempt(rung: Rung, folder: Option<&Path>) -> Result<Found, Refusal> {
     match rung {
         Rung::Root => attempt_root(folder),
         Rung::UserNamespace => attempt_range(folder),
         Rung::UserNamespaceSingle => attempt_single(folder),
+        Rung::Chroot => attempt_chroot(),
         Rung::None => Ok(Found {
             isolation: Isolation::None,
             xattr_namespace: XattrNamespace::User,
@@ -319,6 +341,44 @@ fn attempt_single(folder: Option<&Path>) -> Result<Found, Refusal> {
     })
 }
 
+fn attempt_chroot() -> Result<Found, Refusal> {
+    let rung = Rung::Chroot;
+    let refused = |tried: &str, reason: String, fix: Option<&str>| Refusal {
+        rung,
+        tried: tried.to_owned(),
+        reason,
+        cause: None,
+        fix: fix.map(str::to_owned),
+    };
+    if !rustix::process::geteuid().is_root() {
+        let fix = "run as user 0 in a container (Docker and Podman: `--user 0`)";
+        let reason = "this is an ordinary user".to_owned();
+        return Err(refused("look at this process's user", reason, Some(fix)));
+    }
+    for (capability, name) in chroot::NEEDED {
+        if !has_capabilities(capability) {
+            let fix = format!("in a container: `--cap-add {name}`");
+            let reason = format!("CAP_{name} is missing");
+            let tried = "look at this process's capabilities";
+            return Err(refused(tried, reason, Some(&fix)));
+        }
+    }
+    chroot::probe().map_err(|(tried, errno)| Refusal {
+        cause: failure::cause_of(errno),
+        ..refused(tried, std::io::Error::from(errno).to_string(), None)
+    })?;
+    let maps = IdMaps::identity()
+        .map_err(|error| refused("read this process's ids", error.to_string(), None))?;
+    Ok(Found {
+        isolation: Isolation::Chroot,
+        xattr_namespace: XattrNamespace::User,
+        namespaces: None,
+        maps,
+        // Nothing can be mounted.
+        upper: Some(libc::EPERM),
+    })
+}
+
 fn count(ranges: &[IdRange]) -> u64 {
     ranges.iter().map(|range| u64::from(range.2)).sum()
 }
@@ -338,7 +398,7 @@ mod tests {
         }
         assert_eq!(
             "docker".parse::<Rung>().unwrap_err().to_string(),
-            "unknown isolation `docker`: expected `root`, `userns`, `userns-single` or `none`"
+            "unknown isolation `docker`: expected `root`, `userns`, `userns-single`, `chroot` or `none`"
         );
     }
 }

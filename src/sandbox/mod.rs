@@ -11,6 +11,7 @@
 //! | `launcher` | starts, kills and reaps sandboxes on request |
 //! | `init` | process 1 of a sandbox |
 //! | `root_filesystem`, `standard_mounts`, `mount`, `in_root` | what a step sees as `/` |
+//! | `chroot` | sandboxes without namespaces and mounts |
 //! | `step` | user, groups, capabilities, and the program |
 //! | [`terminal`] | a terminal of a sandbox's own, and its way out to the main process |
 //! | `seccomp` | the system calls that a step may make |
@@ -25,6 +26,7 @@
 pub mod cgroup;
 mod cgroup_limits;
 mod channel;
+mod chroot;
 pub mod emulation;
 mod id_map;
 mod in_root;
@@ -46,6 +48,7 @@ pub mod terminal;
 
 pub use cgroup::{CgroupError, StepCgroup};
 pub use cgroup_limits::{CgroupLimits, Swap};
+pub use chroot::fill_dev;
 pub use emulation::{Means, PlatformReport, Unavailable};
 pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};

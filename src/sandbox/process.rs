@@ -15,7 +15,7 @@
 //! they go with the last process.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
@@ -25,7 +25,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use super::channel::Channel;
 use super::id_map::{IdMaps, IdRange};
 use super::isolation::{self, Found, Isolation, Namespaces, Refusal, Rung};
-use super::launcher::{self, Launcher};
+use super::launcher::{self, Confinement, Launcher};
 use super::outside::{self, OutsideHelper};
 use super::spec::XattrNamespace;
 use super::syscall::{self, Fork};
@@ -39,6 +39,8 @@ pub struct Needs {
     pub isolation: Option<Rung>,
     /// Folders in which emulators of other processors are looked for: those of PATH.
     pub emulators: Vec<PathBuf>,
+    /// A folder on the file system where trees are, to find out whether overlay can write there.
+    pub folder: Option<PathBuf>,
 }
 
 /// The processes, and what is known about where this one now is.
@@ -58,6 +60,8 @@ pub struct Processes {
     pub gid_map: Vec<IdRange>,
     /// Which extended attributes overlay can use here.
     pub xattr_namespace: XattrNamespace,
+    /// Why overlay can't write where trees are; `None` where it can, or nobody asked.
+    pub overlay_refusal: Option<String>,
 }
 
 /// Why the processes can't be had.
@@ -101,9 +105,12 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
     if has_threads() {
         return Err(EnterError::Threads);
     }
-    let (found, refusals) = find(needs.isolation)?;
+    let (found, refusals) = find(needs.isolation, needs.folder.as_deref())?;
     if found.isolation == Isolation::None {
         return without_sandbox(refusals);
+    }
+    if found.isolation == Isolation::Chroot {
+        return without_namespaces(&found, refusals, needs.emulators.clone());
     }
     let outside = match &found.namespaces {
         Some(namespaces) => {
@@ -123,12 +130,35 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(EnterError::system("make mounts private to this process"))?;
-    let launcher = start_launcher(needs.emulators.clone())?;
+    let launcher = start_launcher(needs.emulators.clone(), Confinement::Namespaces)?;
     let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
     Ok(Processes {
+        overlay_refusal: found.overlay_refusal(),
         launcher: Some(launcher),
         outside,
         isolation: found.isolation,
+        refusals,
+        uid_map: maps.users,
+        gid_map: maps.groups,
+        xattr_namespace: found.xattr_namespace,
+    })
+}
+
+/// Steps share this process's namespaces.
+fn without_namespaces(
+    found: &Found,
+    refusals: Vec<Refusal>,
+    emulators: Vec<PathBuf>,
+) -> Result<Processes, EnterError> {
+    // Steps are the same user, and the kernel lets that user look into processes like itself.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(EnterError::system("hide this process's memory"))?;
+    let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
+    Ok(Processes {
+        overlay_refusal: found.overlay_refusal(),
+        launcher: Some(start_launcher(emulators, Confinement::Chroot)?),
+        outside: OutsideHelper::direct(),
+        isolation: Isolation::Chroot,
         refusals,
         uid_map: maps.users,
         gid_map: maps.groups,
@@ -147,7 +177,7 @@ pub fn enter_alone(wanted: Option<Rung>) -> Result<(Isolation, Vec<Refusal>), En
     if has_threads() {
         return Err(EnterError::Threads);
     }
-    let (found, refusals) = find(wanted)?;
+    let (found, refusals) = find(wanted, None)?;
     if let Some(namespaces) = &found.namespaces {
         join(namespaces)?;
         rustix::mount::mount_change(
@@ -174,6 +204,7 @@ fn without_sandbox(refusals: Vec<Refusal>) -> Result<Processes, EnterError> {
         uid_map: maps.users,
         gid_map: maps.groups,
         xattr_namespace: XattrNamespace::User,
+        overlay_refusal: None,
     })
 }
 
@@ -182,22 +213,22 @@ fn has_threads() -> bool {
 }
 
 /// The strongest rung that works, or the one asked for, and those that were refused before it.
-fn find(wanted: Option<Rung>) -> Result<(Found, Vec<Refusal>), EnterError> {
+fn find(wanted: Option<Rung>, folder: Option<&Path>) -> Result<(Found, Vec<Refusal>), EnterError> {
     if let Some(rung) = wanted {
-        return match isolation::attempt(rung) {
+        return match isolation::attempt(rung, folder) {
             Ok(found) => Ok((found, Vec::new())),
             Err(refusal) => Err(EnterError::Refused(Box::new(refusal))),
         };
     }
     let mut refusals = Vec::new();
     for rung in Rung::SANDBOXES {
-        match isolation::attempt(rung) {
+        match isolation::attempt(rung, folder) {
             Ok(found) => return Ok((found, refusals)),
             Err(refusal) => refusals.push(refusal),
         }
     }
-    let none =
-        isolation::attempt(Rung::None).map_err(|refusal| EnterError::Refused(Box::new(refusal)))?;
+    let none = isolation::attempt(Rung::None, None)
+        .map_err(|refusal| EnterError::Refused(Box::new(refusal)))?;
     Ok((none, refusals))
 }
 
@@ -233,7 +264,10 @@ fn start_outside_helper() -> Result<OutsideHelper, EnterError> {
     }
 }
 
-fn start_launcher(emulators: Vec<PathBuf>) -> Result<Launcher, EnterError> {
+fn start_launcher(
+    emulators: Vec<PathBuf>,
+    confinement: Confinement,
+) -> Result<Launcher, EnterError> {
     let failed = || EnterError::system("start the process that starts sandboxes");
     let (near, far) = Channel::pair().map_err(failed())?;
     let (lifeline, held): (OwnedFd, OwnedFd) =
@@ -246,9 +280,9 @@ fn start_launcher(emulators: Vec<PathBuf>) -> Result<Launcher, EnterError> {
             // Every step can read the command line of its process 1, which is a copy of this one:
             // no build argument, no path of a secret is a step's to know.
             syscall::replace_command_line(b"rbuild");
-            never_return(move || launcher::serve(far, lifeline, emulators))
+            never_return(move || launcher::serve(far, lifeline, emulators, confinement))
         }
-        Fork::Parent(pid) => Ok(Launcher::new(pid, near, held)),
+        Fork::Parent(pid) => Ok(Launcher::new(pid, near, held, confinement)),
     }
 }
 

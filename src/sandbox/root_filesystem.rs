@@ -52,8 +52,7 @@ impl RootFilesystem {
         )
         .map_err(|errno| failed("can't make mounts private", errno))?;
 
-        let upper = open_directory(&spec.writable.upper)?;
-        let work = open_directory(&spec.writable.work)?;
+        let upper = open_directory(spec.folder.as_ref().unwrap_or(&spec.writable.upper))?;
         // The stage lies over the upper directory, where it hides nothing that anyone else in
         // this namespace looks at; overlay gets the directory beneath.
         let stage =
@@ -68,19 +67,26 @@ impl RootFilesystem {
             stage,
             names: 0,
         };
-        let mount = this.overlay(
-            &spec.lower,
-            Some((upper.as_fd(), work.as_fd())),
-            spec.xattr_namespace,
-            Stage::Root,
-        )?;
+        let mount = match spec.folder {
+            Some(_) => mount::clone_tree(upper.as_fd(), false)
+                .map_err(|errno| failed("can't mount the step's folder", errno))?,
+            None => {
+                let work = open_directory(&spec.writable.work)?;
+                this.overlay(
+                    &spec.lower,
+                    Some((upper.as_fd(), work.as_fd())),
+                    spec.xattr_namespace,
+                    Stage::Root,
+                )?
+            }
+        };
         mount::attach_with(
             mount.as_fd(),
             this.root.as_fd(),
             spec.security.attributes(),
             false,
         )
-        .map_err(|errno| failed("can't attach the overlay", errno))?;
+        .map_err(|errno| failed("can't attach the root file system", errno))?;
         this.root = Root::new(mount);
         Ok(this)
     }

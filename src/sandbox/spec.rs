@@ -186,6 +186,9 @@ pub struct SandboxSpec {
     pub lower: Vec<HostPath>,
     /// Where the step's changes go.
     pub writable: Writable,
+    /// The whole root file system as one folder that is worked on in place: then nothing is
+    /// stacked, and `lower` and `writable` mean nothing.
+    pub folder: Option<HostPath>,
     /// The form of the trees.
     pub xattr_namespace: XattrNamespace,
     /// Mounts, made in this order.

@@ -42,7 +42,7 @@ const READ_ONLY: [&[u8]; 5] = [
 ];
 
 /// Character devices in `/dev`: name, major and minor number.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(super) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -67,7 +67,7 @@ const SPARE_LOOP_DEVICES: u32 = 8;
 const LOOP: u32 = 7;
 
 /// Links in `/dev`.
-const LINKS: [(&str, &str); 6] = [
+pub(super) const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

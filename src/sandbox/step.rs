@@ -19,7 +19,7 @@ use super::seccomp::Instruction;
 use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::supervisor::Plan;
 use super::syscall::notification;
-use super::{emulation, init, limits, syscall};
+use super::{emulation, init, limits, seccomp, syscall};
 
 /// What Docker leaves to a container.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
@@ -41,6 +41,9 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 pub(super) enum Guard<'a> {
     /// A system call filter.
     Filter(&'a [Instruction]),
+    /// A system call filter for a step that shares its processes with others, installed without a
+    /// capability for it.
+    Confined,
     /// A filter that leaves calls to a supervisor, which waits for them at the other end.
     Supervised(&'a Plan, &'a Channel),
 }
@@ -49,6 +52,7 @@ impl Guard<'_> {
     fn install(&self) -> Result<(), Errno> {
         match self {
             Self::Filter(filter) => syscall::install_filter(filter),
+            Self::Confined => syscall::install_confining_filter(&seccomp::confined_filter()),
             Self::Supervised(plan, line) => {
                 let listener = notification::install_listening_filter(&plan.filter())?;
                 line.send(&(), &[OwnedFd::from(listener).as_fd()])
@@ -59,7 +63,7 @@ impl Guard<'_> {
     /// The user and group that the step is to be where this user namespace doesn't know them.
     fn foreign_user(&self) -> Option<(u32, u32)> {
         match self {
-            Self::Filter(_) => None,
+            Self::Filter(_) | Self::Confined => None,
             Self::Supervised(plan, _) => plan.foreign_user(),
         }
     }
@@ -230,6 +234,13 @@ fn limit_bounding_set() -> Result<(), Errno> {
         let capability = CapabilitySet::from_bits_retain(1 << capability);
         if CAPABILITIES.contains(capability) {
             continue;
+        }
+        match rustix::thread::capability_is_in_bounding_set(capability) {
+            // Gone already, which whoever has no right to remove any can be glad of.
+            Ok(false) => continue,
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            _ => {}
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // Beyond the last one that this kernel knows.

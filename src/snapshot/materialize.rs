@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::content::Content;
+use super::folder::{IdleFolders, StorageDriver};
 use super::{Snapshot, SnapshotError};
 use crate::digest::{BlobDigest, CacheKeyBuilder, DiffId, Digest, HashingStream};
 use crate::fs::Root;
@@ -90,8 +91,10 @@ impl Read for Watched {
 pub struct Materializer {
     store: Store,
     form: Form,
+    driver: StorageDriver,
     fetcher: Box<dyn FetchBlobs>,
     remotes: Mutex<HashMap<LayerId, RemoteBlob>>,
+    idle_folders: IdleFolders,
 }
 
 impl Materializer {
@@ -100,9 +103,22 @@ impl Materializer {
         Self {
             store,
             form,
+            driver: StorageDriver::default(),
             fetcher,
             remotes: Mutex::new(HashMap::new()),
+            idle_folders: IdleFolders::default(),
         }
+    }
+
+    /// The same for steps whose file systems are made of something else than overlay.
+    #[must_use]
+    pub fn with_driver(self, driver: StorageDriver) -> Self {
+        Self { driver, ..self }
+    }
+
+    /// What the file systems of steps are made of.
+    pub fn driver(&self) -> StorageDriver {
+        self.driver
     }
 
     /// The store.
@@ -118,6 +134,10 @@ impl Materializer {
     /// The form of the trees made here.
     pub fn form(&self) -> &Form {
         &self.form
+    }
+
+    pub(super) fn idle_folders(&self) -> &IdleFolders {
+        &self.idle_folders
     }
 
     /// Remembers where a layer's blob can be had.
@@ -360,7 +380,7 @@ impl Materializer {
     }
 
     /// Fetches, several at once, the blobs of those layers that `needed` names.
-    fn fetch_missing(
+    pub(super) fn fetch_missing(
         &self,
         layers: &[LayerId],
         needed: impl Fn(LayerId) -> Result<bool, SnapshotError>,

@@ -10,12 +10,14 @@
 mod claims;
 pub mod compare;
 mod content;
+mod folder;
 mod materialize;
 pub mod origin;
 mod other_form;
 mod source;
 
 pub use content::Content;
+pub use folder::{StorageDriver, WorkFolder};
 pub use materialize::{FetchBlobs, Materializer, RemoteBlob, Unpacking};
 pub use source::{FileRef, FileTree, Node, SnapshotTree, TreeError, ViewTree};
 
@@ -68,6 +70,13 @@ pub enum SnapshotError {
         /// The layer.
         diff_id: DiffId,
         /// What could not be read.
+        #[source]
+        source: crate::layer::LayerError,
+    },
+    /// A step's folder can't be read or made.
+    #[error("the folder that a step works in: {source}")]
+    Folder {
+        /// What is wrong.
         #[source]
         source: crate::layer::LayerError,
     },

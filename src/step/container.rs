@@ -14,16 +14,16 @@ use super::noted_owners::OwnerNotes;
 use super::owner::Accounts;
 pub use super::run::HOSTNAME;
 use super::run::mounts::{hosts, resolv_conf, writable_in};
-use super::run::{self, Assembly, RunError, STANDARD};
+use super::run::{self, Assembly, RunError, STANDARD, StepBase, StepRoot};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::view::{View, ViewError};
 use crate::platform::Platform;
 use crate::sandbox::{
     HostPath, Launcher, LauncherError, MountSource, Outcome, Resources, Running, SandboxFiles,
-    SandboxSpec, Security, StepCgroup, TerminalSpec, Writable, terminal,
+    SandboxSpec, Security, StepCgroup, TerminalSpec, terminal,
 };
 use crate::snapshot::{Materializer, Snapshot};
-use crate::store::{LayerId, PendingTree};
+use crate::store::LayerId;
 
 /// What is to run, and on what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,8 +107,8 @@ pub struct RunningContainer {
     line: Option<terminal::Line>,
     // Gone after the processes.
     _cgroup: Option<StepCgroup>,
+    _root: StepRoot,
     _assembly: Assembly,
-    _upper: PendingTree,
 }
 
 impl Drop for RunningContainer {
@@ -126,14 +126,14 @@ impl RunningContainer {
         line: terminal::Line,
         cgroup: Option<StepCgroup>,
         assembly: Assembly,
-        upper: PendingTree,
+        root: StepRoot,
     ) -> Self {
         Self {
             running: Arc::new(running),
             line: Some(line),
             _cgroup: cgroup,
             _assembly: assembly,
-            _upper: upper,
+            _root: root,
         }
     }
 
@@ -176,15 +176,25 @@ pub fn start(
     streams: Streams,
     terminal: Option<WantedTerminal>,
 ) -> Result<RunningContainer, StepError> {
-    let store = materializer.store();
     let snapshot = Snapshot::unrecorded(container.layers.clone());
     let view = materializer.view(&snapshot)?;
     let user = Accounts::new(view.passwd(), view.group()).exec_user(&container.user)?;
     let mut assembly = assemble(container, &view)?;
     assembly.tell_programs(materializer.form(), &view)?;
     assembly.env = run::environment(&container.env, &[], &user.home);
-    let lower = run::lower_trees(materializer, &snapshot, &view, &mut assembly)?;
-    add_mounts(container, materializer, &lower, &mut assembly)?;
+    let base = StepBase::prepare(materializer, &snapshot, &view)?;
+    let mut root = base.begin(materializer, &snapshot, &view, &mut assembly)?;
+    let image = Image {
+        materializer,
+        snapshot: &snapshot,
+        view: &view,
+        root: &root,
+    };
+    add_mounts(container, &image, &mut assembly)?;
+    if !launcher.can_mount() {
+        refuse_host_mounts(container)?;
+        root.place_mounts(materializer, &view, &mut assembly)?;
+    }
     let cgroup = assembly.enter_cgroup(&container.settings)?;
     let (line, terminal) = match terminal {
         Some(WantedTerminal { size }) => {
@@ -195,18 +205,13 @@ pub fn start(
         }
         None => (None, None),
     };
-    let upper = store.new_tree(materializer.form())?;
-    run::prepare_upper(upper.path(), materializer.form(), &view)?;
     // What it notes goes with what it writes.
     let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly.passed)?;
-    let work = store.scratch()?;
     let spec = SandboxSpec {
         platform: container.platform.to_string(),
-        lower,
-        writable: Writable {
-            upper: HostPath::from(upper.path().to_owned()),
-            work: HostPath::from(work.path().to_owned()),
-        },
+        lower: root.lower(),
+        writable: root.writable(),
+        folder: root.folder(),
         xattr_namespace: run::xattr_namespace(materializer),
         mounts: std::mem::take(&mut assembly.mounts),
         args: container.args.clone(),
@@ -227,7 +232,6 @@ pub fn start(
         },
         owners,
     };
-    assembly.scratch.push(work);
     let files = SandboxFiles {
         stdin: streams.stdin,
         stdout: streams.stdout,
@@ -240,7 +244,7 @@ pub fn start(
         line,
         _cgroup: cgroup,
         _assembly: assembly,
-        _upper: upper,
+        _root: root,
     })
 }
 
@@ -309,10 +313,48 @@ fn refuse_file(view: &View, cwd: &str) -> Result<(), RunError> {
     }
 }
 
+/// What a container is started on.
+struct Image<'a> {
+    materializer: &'a Materializer,
+    snapshot: &'a Snapshot,
+    view: &'a View,
+    root: &'a StepRoot,
+}
+
+impl Image<'_> {
+    /// What the image has at a directory, with a place of its own for what is written.
+    fn volume(&self, target: &[u8], assembly: &mut Assembly) -> Result<MountSource, StepError> {
+        let folders = self.materializer.store().scratch()?;
+        let source = match self.root.folder() {
+            None => MountSource::Layers {
+                lower: self.root.lower(),
+                writable: Some(writable_in(folders.path())?),
+                path: target.to_vec(),
+            },
+            Some(_) => {
+                let resolved = self.view.resolve(target, true);
+                let path = resolved.map_err(|source| RunError::Path {
+                    path: String::from_utf8_lossy(target).into_owned(),
+                    source,
+                })?;
+                let copy = folders.path();
+                self.materializer
+                    .copy_out(self.snapshot, self.view, &path.path, copy)?;
+                MountSource::Path {
+                    root: HostPath::from(copy.to_owned()),
+                    path: Vec::new(),
+                    recursive: false,
+                }
+            }
+        };
+        assembly.scratch.push(folders);
+        Ok(source)
+    }
+}
+
 fn add_mounts(
     container: &Container,
-    materializer: &Materializer,
-    lower: &[HostPath],
+    image: &Image<'_>,
     assembly: &mut Assembly,
 ) -> Result<(), StepError> {
     let mut mounts: Vec<&ContainerMount> = container.mounts.iter().collect();
@@ -337,20 +379,22 @@ fn add_mounts(
             },
             // The image's own file system takes the writes, and shows what the image has there.
             ContainerSource::Volume if !container.read_only => continue,
-            ContainerSource::Volume => {
-                let folders = materializer.store().scratch()?;
-                let writable = writable_in(folders.path())?;
-                assembly.scratch.push(folders);
-                MountSource::Layers {
-                    lower: lower.to_vec(),
-                    writable: Some(writable),
-                    path: target.to_vec(),
-                }
-            }
+            ContainerSource::Volume => image.volume(target, assembly)?,
         };
         assembly.push(target, source, mount.read_only);
     }
     Ok(())
+}
+
+/// What is the user's is never moved into a container.
+fn refuse_host_mounts(container: &Container) -> Result<(), RunError> {
+    let mut mounts = container.mounts.iter();
+    match mounts.find(|mount| matches!(mount.source, ContainerSource::Host(_))) {
+        Some(mount) => Err(RunError::NoMounts {
+            target: mount.target.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn depth(target: &str) -> usize {

@@ -96,6 +96,14 @@ impl MountPoints {
         self.made.is_empty()
     }
 
+    /// Those that had to be made, a directory before what is inside it, with what files hold.
+    pub(super) fn made(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
+        self.made.iter().filter_map(|path| {
+            let content = self.contents.get(path).map_or(&[][..], Vec::as_slice);
+            Some((self.entries.get(path)?, content))
+        })
+    }
+
     /// The tree as a tar, to be extracted. `root` are the attributes of `/`.
     pub(super) fn tar(&self, root: Entry) -> Result<Vec<u8>, LayerError> {
         let mut writer = TarWriter::new(Vec::new());

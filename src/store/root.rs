@@ -196,6 +196,9 @@ fn suggestion(root: &Path, user: u32) -> PathBuf {
     PathBuf::from(format!("/var/tmp/rbuild-{user}"))
 }
 
+/// What a process makes for a moment, to see whether overlay can write there.
+const PROBE_PREFIX: &[u8] = b".rbuild-probe-";
+
 /// Whether nothing but our own lock and what comes with a new file system is there.
 fn is_empty(root: &Path) -> Result<bool, StoreError> {
     let ours = [
@@ -211,7 +214,8 @@ fn is_empty(root: &Path) -> Result<bool, StoreError> {
     ];
     for entry in root.read_dir().action("read", root)? {
         let name = entry.action("read", root)?.file_name();
-        if !ours.iter().any(|known| name == *known) {
+        let is_probe = name.as_encoded_bytes().starts_with(PROBE_PREFIX);
+        if !is_probe && !ours.iter().any(|known| name == *known) {
             return Ok(false);
         }
     }

@@ -45,6 +45,7 @@ pub(crate) fn run(mode: &str, arguments: &[String]) -> ExitCode {
         trees: true,
         isolation: Some(rung),
         emulators: Vec::new(),
+        folder: None,
     };
     let processes = match enter(&needs) {
         Ok(processes) => processes,

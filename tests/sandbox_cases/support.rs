@@ -101,6 +101,7 @@ impl Fixture {
     /// A step that runs a program as user 0.
     pub(crate) fn program(&self, args: &[&str]) -> SandboxSpec {
         SandboxSpec {
+            folder: None,
             owners: None,
             platform: rbuild::platform::Platform::host().to_string(),
             lower: vec![HostPath::from(&self.base)],

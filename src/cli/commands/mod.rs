@@ -43,6 +43,7 @@ use crate::layer::form::{Form, Ownership, XattrNamespace};
 use crate::reference::Reference;
 use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
 use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes, Rung};
+use crate::snapshot::StorageDriver;
 use crate::store::{RootChoice, RootEnvironment, Store, StoreError, default_root};
 
 /// What every command is given.
@@ -127,7 +128,9 @@ impl Context {
             }
         });
         let environment = self.environment.clone();
+        let driver = self.storage_driver()?;
         Ok(BuildEnvironment {
+            driver,
             store: self.open_store()?,
             client: self.registry_client(),
             form: Form {
@@ -139,7 +142,7 @@ impl Context {
                 gid_map: self.processes.gid_map.clone(),
                 ownership: match self.processes.isolation.rung() {
                     // Every id of an image has one here, and is told apart by the kernel.
-                    Rung::Root => Ownership::Real,
+                    Rung::Root | Rung::Chroot => Ownership::Real,
                     _ => Ownership::OverrideStat,
                 },
             },
@@ -149,6 +152,25 @@ impl Context {
             stdin: Mutex::new(stdin),
             variables: Arc::new(move |name| environment.get_os(name).map(ToOwned::to_owned)),
         })
+    }
+
+    /// What the file systems of steps are made of.
+    fn storage_driver(&self) -> Result<StorageDriver, Failure> {
+        let is_chroot = self.processes.isolation.rung() == Rung::Chroot;
+        match (
+            self.settings.storage_driver,
+            &self.processes.overlay_refusal,
+        ) {
+            (Some(StorageDriver::Overlay), _) if is_chroot => Err(Failure::user(
+                "the isolation `chroot` can mount nothing: there is no `--storage-driver overlay`",
+            )),
+            (Some(driver), _) => Ok(driver),
+            (None, Some(reason)) => {
+                tracing::info!("storage: copies, for overlay can't write to the store: {reason}");
+                Ok(StorageDriver::Copy)
+            }
+            (None, None) => Ok(StorageDriver::Overlay),
+        }
     }
 
     /// Starts a progress display. When nobody reads it any more, the command ends.
@@ -184,6 +206,14 @@ fn store_root(settings: &Settings, environment: &Environment) -> Result<RootChoi
         home: path("HOME"),
         uid: settings.uid,
     })
+}
+
+/// The folder of the store, or the nearest one above it that is there.
+pub fn nearest_folder(settings: &Settings, environment: &Environment) -> Option<PathBuf> {
+    let choice = store_root(settings, environment).ok()?;
+    let path = std::path::absolute(choice.path).ok()?;
+    let there = path.ancestors().find(|path| path.is_dir());
+    there.map(ToOwned::to_owned)
 }
 
 /// Runs credential helpers as the user who called rbuild: inside a user namespace, key rings

@@ -66,7 +66,7 @@ fn become_program(
         enter_alone(settings.isolation).map_err(|error| failed(error.into()))?;
     match isolation {
         Isolation::UserNamespace { .. } | Isolation::UserNamespaceSingle => {}
-        Isolation::Root => {
+        Isolation::Root | Isolation::Chroot => {
             let style = stderr_style(environment);
             SharedStderr::default().write_lines(&format!(
                 "{} you are root here: no user namespace is needed\n",

@@ -66,7 +66,7 @@ pub fn diagnose(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
 }
 
 fn try_all(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
-    let Ok(found) = isolation::attempt(rung) else {
+    let Ok(found) = isolation::attempt(rung, None) else {
         return Vec::new();
     };
     if process::enter_found(&found).is_err() {

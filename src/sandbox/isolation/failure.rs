@@ -100,13 +100,8 @@ impl Failure {
         if !refused {
             return None;
         }
-        let profile = setting("/proc/self/attr/current").unwrap_or_default();
-        if profile.ends_with("(enforce)") {
-            return Some(format!("AppArmor's profile `{profile}`"));
-        }
-        let status = setting("/proc/self/status").unwrap_or_default();
-        if status.lines().any(|line| line == "Seccomp:\t2") {
-            return Some("a system call filter (seccomp)".to_owned());
+        if let Some(cause) = security_module() {
+            return Some(cause);
         }
         (rung != Rung::Root && self.trial == Trial::Overlay).then(|| {
             let release = rustix::system::uname()
@@ -151,6 +146,29 @@ impl Failure {
         };
         Some(fix.to_owned())
     }
+}
+
+/// What stands behind an error, where it is a refusal and that can be told.
+pub(super) fn cause_of(errno: Errno) -> Option<String> {
+    match errno {
+        Errno::PERM | Errno::ACCESS => security_module(),
+        _ => None,
+    }
+}
+
+/// A security module or filter that this process is under.
+fn security_module() -> Option<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let profile = read("/proc/self/attr/current");
+    let profile = profile.trim();
+    if profile.ends_with("(enforce)") {
+        return Some(format!("AppArmor's profile `{profile}`"));
+    }
+    let status = read("/proc/self/status");
+    status
+        .lines()
+        .any(|line| line == "Seccomp:\t2")
+        .then(|| "a system call filter (seccomp)".to_owned())
 }
 
 #[cfg(test)]

@@ -106,8 +106,18 @@ pub enum LauncherError {
 #[derive(Clone, Debug)]
 pub struct Launcher(Arc<Inner>);
 
+/// What keeps steps apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confinement {
+    /// Namespaces and mounts.
+    Namespaces,
+    /// A root directory.
+    Chroot,
+}
+
 #[derive(Debug)]
 struct Inner {
+    confinement: Confinement,
     pid: Pid,
     channel: Channel,
     /// Serialises requests, so that messages of two threads don't mix.
@@ -142,8 +152,14 @@ impl Waiting {
 
 impl Launcher {
     /// A handle on the launcher that is process `pid`.
-    pub(super) fn new(pid: Pid, channel: Channel, lifeline: OwnedFd) -> Self {
+    pub(super) fn new(
+        pid: Pid,
+        channel: Channel,
+        lifeline: OwnedFd,
+        confinement: Confinement,
+    ) -> Self {
         Self(Arc::new(Inner {
+            confinement,
             pid,
             channel,
             sending: Mutex::new(()),
@@ -151,6 +167,12 @@ impl Launcher {
             reader: OnceLock::new(),
             _lifeline: lifeline,
         }))
+    }
+
+    /// Whether sandboxes have mounts. Without, a spec names no mounts, and its root file system is a
+    /// folder.
+    pub fn can_mount(&self) -> bool {
+        self.0.confinement == Confinement::Namespaces
     }
 
     /// Starts a step. Returns at once; [`Running::wait`] tells how it went, also if it could not

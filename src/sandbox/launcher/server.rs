@@ -21,9 +21,9 @@ use crate::sandbox::emulation::Emulation;
 use crate::sandbox::init::{self, Init};
 use crate::sandbox::seccomp::{self, Instruction};
 use crate::sandbox::spec::{MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage};
-use crate::sandbox::{mount, syscall};
+use crate::sandbox::{chroot, mount, syscall};
 
-use super::{Report, Request, StepFiles};
+use super::{Confinement, Report, Request, StepFiles};
 
 /// A sandbox that runs.
 struct Sandbox {
@@ -34,11 +34,12 @@ struct Sandbox {
     /// Where init writes the outcome.
     report: OwnedFd,
     /// Where init reads the signals for the step, a byte each.
-    signals: OwnedFd,
+    signals: Option<OwnedFd>,
 }
 
 struct Server {
     emulation: Emulation,
+    confinement: Confinement,
     channel: Channel,
     lifeline: OwnedFd,
     filter: Vec<Instruction>,
@@ -47,22 +48,42 @@ struct Server {
 
 /// Serves until the main process is gone. Then the launcher ends, and the kernel kills every
 /// sandbox's init, and with it the sandbox.
-pub(in crate::sandbox) fn serve(channel: Channel, lifeline: OwnedFd, emulators: Vec<PathBuf>) -> ! {
+pub(in crate::sandbox) fn serve(
+    channel: Channel,
+    lifeline: OwnedFd,
+    emulators: Vec<PathBuf>,
+    confinement: Confinement,
+) -> ! {
     let mut server = Server {
         emulation: Emulation::new(emulators),
+        confinement,
         channel,
         lifeline,
         filter: seccomp::default_filter(),
         sandboxes: Vec::new(),
     };
     while server.serve_one().is_ok_and(|go_on| go_on) {}
-    for sandbox in &server.sandboxes {
-        let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, Signal::KILL);
+    for sandbox in &mut server.sandboxes {
+        sandbox.kill(confinement);
     }
     for sandbox in &server.sandboxes {
         let _ = retry(|| rustix::process::waitpid(Some(sandbox.init), WaitOptions::empty()));
     }
     syscall::exit(0)
+}
+
+impl Sandbox {
+    /// Ends it, with every process in it.
+    fn kill(&mut self, confinement: Confinement) {
+        match confinement {
+            // The kernel kills the rest of the sandbox with its init.
+            Confinement::Namespaces => {
+                let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            }
+            // Init does that when nobody can send signals any more.
+            Confinement::Chroot => self.signals = None,
+        }
+    }
 }
 
 impl Server {
@@ -110,16 +131,17 @@ impl Server {
                 }
             }
             Request::Kill { id } => {
-                if let Some(sandbox) = self.sandboxes.iter().find(|sandbox| sandbox.id == id) {
-                    // The kernel kills the rest of the sandbox with its init.
-                    let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, Signal::KILL);
+                let mut sandboxes = self.sandboxes.iter_mut();
+                if let Some(sandbox) = sandboxes.find(|sandbox| sandbox.id == id) {
+                    sandbox.kill(self.confinement);
                 }
             }
             Request::Signal { id, signal } => {
-                if let Some(sandbox) = self.sandboxes.iter().find(|sandbox| sandbox.id == id) {
+                let sandbox = self.sandboxes.iter().find(|sandbox| sandbox.id == id);
+                if let Some(signals) = sandbox.and_then(|sandbox| sandbox.signals.as_ref()) {
                     // Through init: the step has no name out here. Never blocks; a step that
                     // leaves thousands unread has had enough of them.
-                    let _ = rustix::io::write(&sandbox.signals, &[signal]);
+                    let _ = rustix::io::write(signals, &[signal]);
                 }
             }
         }
@@ -138,6 +160,11 @@ impl Server {
         mut files: StepFiles,
     ) -> Result<Sandbox, SetupFailure> {
         let user_namespace = emulated(&mut self.emulation, spec)?;
+        if self.confinement == Confinement::Chroot && user_namespace.is_some() {
+            return Err(SetupFailure::request(
+                "with the isolation `chroot` no emulator of another processor can be registered",
+            ));
+        }
         take_mounts(spec, &mut files)?;
         let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
         let (report, write_report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -154,6 +181,9 @@ impl Server {
         if spec.network == Network::None {
             namespaces |= libc::CLONE_NEWNET;
         }
+        if self.confinement == Confinement::Chroot {
+            namespaces = 0;
+        }
         match syscall::clone_into(namespaces as u64)
             .map_err(|errno| failed("can't make namespaces for the step", errno))?
         {
@@ -162,17 +192,23 @@ impl Server {
                 init,
                 pidfd,
                 report,
-                signals,
+                signals: Some(signals),
             }),
-            None => init::run(Init {
-                spec,
-                files,
-                user_namespace,
-                report: write_report,
-                signals: read_signals,
-                lifeline: &self.lifeline,
-                filter: &self.filter,
-            }),
+            None => {
+                let init = Init {
+                    spec,
+                    files,
+                    user_namespace,
+                    report: write_report,
+                    signals: read_signals,
+                    lifeline: &self.lifeline,
+                    filter: &self.filter,
+                };
+                match self.confinement {
+                    Confinement::Namespaces => init::run(init),
+                    Confinement::Chroot => chroot::run(init),
+                }
+            }
         }
     }
 

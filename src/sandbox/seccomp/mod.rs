@@ -107,6 +107,8 @@ enum Action {
     Personality,
     /// Allowed but for some address families.
     Socket,
+    /// Allowed but with every process as target.
+    SignalNotAll,
     /// Answered with 0 and not carried out.
     Pretend,
     /// Left to the supervisor.
@@ -119,6 +121,7 @@ impl From<Treatment> for Action {
     fn from(treatment: Treatment) -> Self {
         match treatment {
             Treatment::Pretend => Self::Pretend,
+            Treatment::SignalNotAll => Self::SignalNotAll,
             Treatment::Hide => Self::Refuse(libc::ENOSYS),
             Treatment::Ask => Self::Notify,
             Treatment::AskForDevices(argument) => Self::NotifyDevice(argument),
@@ -129,6 +132,11 @@ impl From<Treatment> for Action {
 /// Docker's default filter for Docker's default capabilities.
 pub(super) fn default_filter() -> Vec<Instruction> {
     filter(None)
+}
+
+/// The same for a step that shares its processes with others: it may not send a signal to all.
+pub(super) fn confined_filter() -> Vec<Instruction> {
+    filter(Some(Supervision::None))
 }
 
 /// The same, with some of the calls that it allows left to a supervisor.
@@ -222,6 +230,8 @@ fn act(action: Action) -> Vec<Instruction> {
         ],
         Action::Personality => one_of(&PERSONALITIES, allow, refuse),
         Action::Socket => one_of(&REFUSED_ADDRESS_FAMILIES, refuse, allow),
+        // An `int`: the upper half of the argument is nothing to the kernel.
+        Action::SignalNotAll => one_of(&[u32::MAX], refuse, allow),
         Action::Pretend => vec![ret(RETURN_ERROR)],
         Action::Notify => vec![ret(RETURN_NOTIFY)],
         Action::NotifyDevice(argument) => vec![

@@ -16,6 +16,8 @@ pub(in crate::sandbox) enum Supervision {
         /// Whether the step begins as user 0, who may become anybody.
         is_root: bool,
     },
+    /// Nobody answers: the step shares its processes with others, who are to be left alone.
+    None,
 }
 
 /// What becomes of a call that the filter alone would allow.
@@ -23,6 +25,8 @@ pub(in crate::sandbox) enum Supervision {
 pub(super) enum Treatment {
     /// It succeeds without being carried out.
     Pretend,
+    /// It is refused where it sends a signal to every process.
+    SignalNotAll,
     /// It seems not to exist.
     Hide,
     /// It is the supervisor's.
@@ -105,7 +109,10 @@ const IDENTITY: [&str; 18] = [
 impl Supervision {
     /// What becomes of the call of this name, for programs of this column.
     pub(super) fn of(self, name: &str, column: usize) -> Option<Treatment> {
-        let Self::Owners { is_root } = self;
+        let is_root = match self {
+            Self::Owners { is_root } => is_root,
+            Self::None => return (name == "kill").then_some(Treatment::SignalNotAll),
+        };
         if IDENTITY.contains(&name) {
             return is_root.then_some(Treatment::Pretend);
         }

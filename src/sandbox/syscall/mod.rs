@@ -235,6 +235,17 @@ pub(super) fn install_filter(program: &[Instruction]) -> Result<(), Errno> {
     Err(Errno::INVAL)
 }
 
+/// The same without that capability where there is none: set-uid programs then give nobody rights.
+pub(super) fn install_confining_filter(program: &[Instruction]) -> Result<(), Errno> {
+    match install_filter(program) {
+        Err(Errno::ACCESS) => {
+            rustix::thread::set_no_new_privs(true)?;
+            install_filter(program)
+        }
+        other => other,
+    }
+}
+
 /// Brings up the loopback device of this network namespace.
 pub(super) fn bring_loopback_up() -> Result<(), Errno> {
     let socket = rustix::net::socket(

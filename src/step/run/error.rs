@@ -96,6 +96,28 @@ pub enum RunError {
     /// The step's changes can't be read.
     #[error("reading the step's changes: {0}")]
     Changes(#[source] LayerError),
+    /// Something that only a mount can show.
+    #[error(
+        "with the isolation `chroot` this can't be shown at `{target}`: nothing can be mounted"
+    )]
+    NoMounts {
+        /// Where it should have been seen.
+        target: String,
+    },
+    /// A cache that a step names twice.
+    #[error("`{0}`: with the isolation `chroot` a step can have one cache in one place only")]
+    CacheTwice(String),
+    /// Something can't be put into the step's folder, or not be taken away again.
+    #[error("can't {operation} `{path}`: {source}")]
+    Fixture {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The path, inside of the step's file system.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A file operation failed.
     #[error("{what}: {source}")]
     Io {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{RunError, failed};
 use super::mounts::Assembly;
+use super::root::{Changed, StepRoot};
 use crate::graph::{NetworkMode, Run};
 use crate::layer::view::View;
 use crate::sandbox::{
@@ -24,7 +25,7 @@ use crate::solver::events::VertexId;
 use crate::step::StepError;
 use crate::step::container::{RunningContainer, Streams, WantedTerminal};
 use crate::step::noted_owners::OwnerNotes;
-use crate::store::{PendingTree, Store};
+use crate::store::Store;
 
 /// The variable by which programs learn what their terminal can do, and what it says in a container.
 const TERM: (&str, &str) = ("TERM", "xterm");
@@ -111,7 +112,8 @@ impl Again {
 pub(super) struct Left {
     pub(super) parent: Snapshot,
     pub(super) view: View,
-    pub(super) upper: PendingTree,
+    /// Goes before what was lent to it.
+    pub(super) root: StepRoot,
     pub(super) assembly: Assembly,
     pub(super) cgroup: Option<StepCgroup>,
     /// What is known of owners that the machine has no ids for.
@@ -194,7 +196,7 @@ impl FailedStep {
             near,
             left.cgroup,
             left.assembly,
-            left.upper,
+            left.root,
         ))
     }
 
@@ -206,13 +208,18 @@ impl FailedStep {
         let Left {
             parent,
             view,
-            upper,
+            root,
             assembly,
             notes,
             ..
         } = self.left;
-        let points = &assembly.points;
-        let layer = super::changes(&self.materializer, &parent, &view, upper, &notes, points)?;
+        let changed = Changed {
+            parent: &parent,
+            view: &view,
+            owners: &notes.read()?,
+            points: &assembly.points,
+        };
+        let layer = root.commit(&self.materializer, &changed)?;
         let mut layers = parent.layers;
         layers.push(layer);
         let about = serde_json::to_string(&self.about)

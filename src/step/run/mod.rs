@@ -6,15 +6,13 @@
 
 mod error;
 mod failed;
+mod fixtures;
 pub(super) mod mounts;
 mod output;
 mod redact;
+pub(super) mod root;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 pub(super) use self::error::failed;
@@ -24,22 +22,19 @@ pub(super) use self::mounts::Assembly;
 use self::mounts::Prepared;
 use self::output::{Log, Output};
 use self::redact::Values;
-use super::mount_points::{Kind, MountPoints, root_entry};
+use self::root::Changed;
+pub(super) use self::root::{StepBase, StepRoot};
+use super::mount_points::Kind;
 use super::noted_owners::OwnerNotes;
 use super::owner::{Accounts, ExecUser};
 use super::{Inputs, StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{MountKind, NetworkMode, Run, RunSettings};
-use crate::layer::form::Form;
-use crate::layer::view::{Found, View};
-use crate::layer::{apply, diff};
 use crate::sandbox::{
-    HostPath, Launcher, Network, Outcome, Resources, SandboxFiles, SandboxSpec, Security, Writable,
-    XattrNamespace,
+    Launcher, Network, Outcome, Resources, SandboxFiles, SandboxSpec, Security, XattrNamespace,
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::solver::events::{LogStream, Working};
-use crate::store::{LayerId, NewLayer, PendingTree};
 
 /// The name that steps see as theirs.
 pub const HOSTNAME: &str = "rbuild";
@@ -92,15 +87,17 @@ impl StepContext {
             .map_err(|reason| RunError::NoSandbox(reason.clone()))?;
         let view = self.view(parent)?;
         let user = Accounts::new(view.passwd(), view.group()).exec_user(&run.user)?;
-        self.materializer.trees(parent)?;
+        let base = StepBase::prepare(&self.materializer, parent, &view)?;
         working.begin();
         let mut assembly = self.assemble(run, &view, &user, &prepared)?;
         let cgroup = assembly.enter_cgroup(&run.settings)?;
-        let upper = self.store().new_tree(self.materializer.form())?;
-        prepare_upper(upper.path(), self.materializer.form(), &view)?;
+        let mut root = base.begin(&self.materializer, parent, &view, &mut assembly)?;
+        if !launcher.can_mount() {
+            root.place_mounts(&self.materializer, &view, &mut assembly)?;
+        }
         let form = self.materializer.form();
         let (notes, owners) = OwnerNotes::prepare(form, &view, &user, &mut assembly.passed)?;
-        let mut spec = self.spec(run, parent, &view, &user, &upper, &mut assembly)?;
+        let mut spec = self.spec(run, &user, &root, &mut assembly);
         spec.owners = owners;
         let output = Arc::new(Output {
             id: working.id(),
@@ -124,7 +121,7 @@ impl StepContext {
                 let left = failed::Left {
                     parent: parent.clone(),
                     view,
-                    upper,
+                    root,
                     assembly,
                     cgroup,
                     notes,
@@ -135,29 +132,28 @@ impl StepContext {
             }
             return Err(error.into());
         }
-        let points = &assembly.points;
-        let layer = changes(&self.materializer, parent, &view, upper, &notes, points)?;
+        let changed = Changed {
+            parent,
+            view: &view,
+            owners: &notes.read()?,
+            points: &assembly.points,
+        };
+        let layer = root.commit(&self.materializer, &changed)?;
         self.finished(key, parent, layer).map(of_one_run)
     }
 
     fn spec(
         &self,
         run: &Run,
-        parent: &Snapshot,
-        view: &View,
         user: &ExecUser,
-        upper: &PendingTree,
+        root: &StepRoot,
         assembly: &mut Assembly,
-    ) -> Result<SandboxSpec, StepError> {
-        let lower = lower_trees(&self.materializer, parent, view, assembly)?;
-        let work = self.store().scratch()?;
-        let spec = SandboxSpec {
+    ) -> SandboxSpec {
+        SandboxSpec {
             platform: run.platform.to_string(),
-            lower,
-            writable: Writable {
-                upper: HostPath::from(upper.path().to_owned()),
-                work: HostPath::from(work.path().to_owned()),
-            },
+            lower: root.lower(),
+            writable: root.writable(),
+            folder: root.folder(),
             xattr_namespace: xattr_namespace(&self.materializer),
             mounts: std::mem::take(&mut assembly.mounts),
             args: run.args.clone(),
@@ -180,9 +176,7 @@ impl StepContext {
                 cgroup: assembly.cgroup,
             },
             owners: None,
-        };
-        assembly.scratch.push(work);
-        Ok(spec)
+        }
     }
 
     fn start(
@@ -231,38 +225,6 @@ impl StepContext {
             _ => None,
         })
     }
-}
-
-/// What a step has changed, as a layer of the store.
-fn changes(
-    materializer: &Materializer,
-    parent: &Snapshot,
-    view: &View,
-    upper: PendingTree,
-    notes: &OwnerNotes,
-    points: &MountPoints,
-) -> Result<LayerId, StepError> {
-    let directory = File::open(upper.path()).map_err(failed("opening the step's changes"))?;
-    let layers = &parent.layers;
-    let lower = |found: &Found<'_>| -> io::Result<Box<dyn Read>> {
-        let layer = layers.get(found.layer).ok_or(io::ErrorKind::NotFound)?;
-        let content = materializer.content(*layer).map_err(io::Error::other)?;
-        let reader: Box<dyn Read> = content.open(found.entry)?;
-        Ok(reader)
-    };
-    let index = diff::index_tree(
-        directory.as_fd(),
-        materializer.form(),
-        view,
-        &notes.read()?,
-        &|_, found| lower(found),
-    )
-    .map_err(RunError::Changes)?;
-    let index = points.prune(index);
-    let layer = materializer.store().create_layer(&NewLayer::default())?;
-    materializer.store().put_index(layer, &index)?;
-    upper.commit(layer)?;
-    Ok(layer)
 }
 
 /// A command that runs again may give something else. What follows must not be mixed with what
@@ -353,32 +315,6 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
     key.finish()
 }
 
-/// The trees that a sandbox on top of a snapshot stacks, topmost first: that of the mount points,
-/// then those of the layers.
-pub(super) fn lower_trees(
-    materializer: &Materializer,
-    snapshot: &Snapshot,
-    view: &View,
-    assembly: &mut Assembly,
-) -> Result<Vec<HostPath>, StepError> {
-    let mut lower: Vec<HostPath> = Vec::new();
-    if !assembly.points.is_empty() {
-        let tree = materializer.store().scratch()?;
-        let tar = assembly
-            .points
-            .tar(root_entry(view))
-            .map_err(RunError::Changes)?;
-        let directory = File::open(tree.path()).map_err(failed("opening mount points"))?;
-        apply::extract(tar.as_slice(), directory.as_fd(), materializer.form(), view)
-            .map_err(RunError::Changes)?;
-        lower.push(HostPath::from(tree.path().to_owned()));
-        assembly.scratch.push(tree);
-    }
-    let trees = materializer.trees(snapshot)?;
-    lower.extend(trees.into_iter().rev().map(HostPath::from));
-    Ok(lower)
-}
-
 /// What overlay can use on the trees made here.
 pub(super) fn xattr_namespace(materializer: &Materializer) -> XattrNamespace {
     match materializer.form().xattr_namespace {
@@ -437,19 +373,6 @@ pub(super) fn environment(
         all.push(format!("HOME={home}"));
     }
     all
-}
-
-/// The root directory of an overlay mount has the attributes of its upper directory.
-pub(super) fn prepare_upper(upper: &Path, form: &Form, view: &View) -> Result<(), RunError> {
-    let root = root_entry(view);
-    let what = "preparing the step's root directory";
-    apply::set_folder_owner(upper, form, (root.uid, root.gid)).map_err(RunError::Changes)?;
-    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(root.mode))
-        .map_err(failed(what))?;
-    let time = std::time::UNIX_EPOCH
-        + std::time::Duration::from_secs(u64::try_from(root.mtime).unwrap_or(0));
-    let directory = File::open(upper).map_err(failed(what))?;
-    directory.set_modified(time).map_err(failed(what))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), RunError> {

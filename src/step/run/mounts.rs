@@ -1,5 +1,6 @@
 //! What a step sees besides the image: its mounts, name servers, secrets, and the places for them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use crate::layer::apply;
 use crate::layer::form::Form;
 use crate::layer::view::View;
 use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
-use crate::snapshot::{FileTree, Snapshot, SnapshotTree};
+use crate::snapshot::{FileTree, Snapshot, SnapshotTree, StorageDriver};
 use crate::step::agent::AgentSocket;
 use crate::step::mount_points::{Kind, MountPoints};
 use crate::step::owner::ExecUser;
@@ -42,6 +43,8 @@ pub(in crate::step) struct Assembly {
     pub(in crate::step) scratch: Vec<Scratch>,
     pub(in crate::step) locks: Vec<Lock>,
     pub(in crate::step) agents: Vec<AgentSocket>,
+    /// Caches that the step has, where each can be in one place only.
+    caches: BTreeSet<String>,
     /// Which of `passed` is the file to enter the step's cgroup by.
     pub(in crate::step) cgroup: Option<usize>,
 }
@@ -303,6 +306,22 @@ impl StepContext {
             Kind::File
         };
         assembly.point(view, mount.target.as_bytes(), kind)?;
+        if self.materializer.driver() == StorageDriver::Copy {
+            let copy = self.store().scratch()?;
+            let (materializer, path) = (&self.materializer, &resolved.path);
+            materializer.copy_out(snapshot, &shown, path, copy.path())?;
+            let source = MountSource::Path {
+                root: HostPath::from(copy.path().to_owned()),
+                path: match is_directory {
+                    true => Vec::new(),
+                    false => b"file".to_vec(),
+                },
+                recursive: false,
+            };
+            assembly.push(mount.target.as_bytes(), source, !read_write);
+            assembly.scratch.push(copy);
+            return Ok(());
+        }
         let mut lower: Vec<HostPath> = self
             .materializer
             .trees(snapshot)?
@@ -385,9 +404,22 @@ impl StepContext {
             key.finish()
         };
         let mut copy = 0;
+        let can_mount = match &self.launcher {
+            Ok(launcher) => launcher.can_mount(),
+            Err(_) => true,
+        };
+        if !can_mount
+            && *sharing != CacheSharing::Private
+            && !assembly.caches.insert(hash(copy).hex())
+        {
+            return Err(RunError::CacheTwice(id.clone()).into());
+        }
         match sharing {
-            CacheSharing::Shared => {}
-            CacheSharing::Locked => assembly.locks.push(self.lock(&hash(copy))?),
+            CacheSharing::Shared if can_mount => {}
+            // One folder can be in one place only.
+            CacheSharing::Shared | CacheSharing::Locked => {
+                assembly.locks.push(self.lock(&hash(copy))?)
+            }
             CacheSharing::Private => loop {
                 if let Some(lock) = self.store().try_lock(&hash(copy))? {
                     assembly.locks.push(lock);

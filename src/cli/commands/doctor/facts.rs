@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::error::Failure;
 use crate::cli::settings::Settings;
-use crate::sandbox::isolation::{Attempt, Works};
+use crate::sandbox::isolation::Attempt;
 use crate::sandbox::{PlatformReport, Rung};
+use crate::snapshot::StorageDriver;
 use crate::store::RootChoice;
 
 /// Everything that the report says.
@@ -23,6 +24,8 @@ pub(super) struct Facts {
     pub(super) forced: Option<Rung>,
     /// The one that a build would use for RUN.
     pub(super) chosen: Option<Rung>,
+    /// `--storage-driver`.
+    pub(super) driver: Option<StorageDriver>,
     /// Where the store is, or would be.
     pub(super) store: Place,
     /// The platforms whose programs RUN steps may start, tried on the chosen rung.
@@ -39,6 +42,7 @@ impl Facts {
             chosen: choose(&attempts, settings.isolation),
             attempts,
             forced: settings.isolation,
+            driver: settings.storage_driver,
             store,
             platforms: Vec::new(),
         }
@@ -47,27 +51,37 @@ impl Facts {
     /// Whether overlay can write where the store is, on the rung that a build uses, or else on the
     /// first that works at all. `None` where none does.
     pub(super) fn upper(&self) -> Option<&Result<(), String>> {
-        let works = |attempt: &'_ Attempt| attempt.result.is_ok();
+        self.tried()?.result.as_ref().ok().map(|works| &works.upper)
+    }
+
+    /// The rung that this was tried on.
+    pub(super) fn rung(&self) -> Option<Rung> {
+        self.tried().map(|attempt| attempt.rung)
+    }
+
+    fn tried(&self) -> Option<&Attempt> {
         let wanted = self.forced;
-        let attempt = self
-            .attempts
-            .iter()
-            .find(|attempt| works(attempt) && wanted.is_none_or(|rung| attempt.rung == rung))?;
-        attempt.result.as_ref().ok().map(|works| &works.upper)
+        self.attempts.iter().find(|attempt| {
+            attempt.result.is_ok() && wanted.is_none_or(|rung| attempt.rung == rung)
+        })
+    }
+
+    /// What the file systems of steps are made of.
+    pub(super) fn driver(&self) -> StorageDriver {
+        self.driver.unwrap_or(match self.upper() {
+            Some(Err(_)) => StorageDriver::Copy,
+            _ => StorageDriver::Overlay,
+        })
     }
 }
 
-/// The rung that a build takes, if RUN works there: it takes the first that gives namespaces, and
-/// doesn't look where the store is.
+/// The rung that a build takes: the first that works, or the one that was asked for if it does.
 fn choose(attempts: &[Attempt], forced: Option<Rung>) -> Option<Rung> {
     let attempt = attempts.iter().find(|attempt| match forced {
         Some(rung) => attempt.rung == rung,
         None => attempt.result.is_ok(),
     })?;
-    match &attempt.result {
-        Ok(Works { upper: Ok(()), .. }) => Some(attempt.rung),
-        _ => None,
-    }
+    attempt.result.is_ok().then_some(attempt.rung)
 }
 
 /// A folder for a store, with the file system it is on.
@@ -147,6 +161,7 @@ fn file_system_in(mounts: &str, device: &str, path: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::sandbox::Refusal;
+    use crate::sandbox::isolation::Works;
 
     fn attempt(rung: Rung, upper: Option<Result<(), String>>) -> Attempt {
         Attempt {
@@ -176,7 +191,7 @@ mod tests {
             ([Some(Ok(())), Some(Ok(()))], Some(range), Some(range)),
             ([None, Some(Ok(()))], None, Some(range)),
             ([None, Some(Ok(()))], Some(root), None),
-            ([refused(), Some(Ok(()))], None, None),
+            ([refused(), Some(Ok(()))], None, Some(root)),
             ([None, None], None, None),
             ([Some(Ok(())), None], Some(Rung::None), None),
         ] {

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
+use crate::cli::CHROOT_LOSES;
 use crate::cli::ui::format;
 use crate::cli::ui::style::Style;
 use crate::cli::ui::terminal::neutralise_text;
 use crate::sandbox::isolation::{Attempt, Works};
 use crate::sandbox::{IdRange, Means, PlatformReport, Refusal, Rung};
+use crate::snapshot::StorageDriver;
 
-/// What has to be done where overlay can't write to the store's folder.
+/// What makes steps start sooner where overlay can't write to the store's folder.
 const UPPER_FIX: &str = "set RBUILD_ROOT to a folder on another file system, such as a volume of \
     the container: ext4, xfs, btrfs or tmpfs";
 
@@ -57,6 +59,14 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     line(&mut out, "file system", "", &space);
     match facts.upper() {
         Some(Ok(())) => line(&mut out, "overlay", &style.done("works"), " there"),
+        Some(Err(_)) if facts.rung() == Some(Rung::Chroot) => {
+            line(
+                &mut out,
+                "overlay",
+                "",
+                "not with the isolation `chroot`, which mounts nothing",
+            );
+        }
         Some(Err(reason)) => {
             line(&mut out, "overlay", &style.error("refused: "), reason);
             line(&mut out, "", &style.hint("fix: "), UPPER_FIX);
@@ -68,6 +78,11 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
             "not tried: no isolation to try it with",
         ),
     }
+    let driver = match facts.driver() {
+        StorageDriver::Overlay => "an overlay mount of the image's layers",
+        StorageDriver::Copy => "a folder with a copy of the image's files, made once for a stage",
+    };
+    line(&mut out, "steps work on", "", driver);
     if let Some(note) = &store.note {
         line(&mut out, "note", "", note);
     }
@@ -98,6 +113,9 @@ fn rung(out: &mut String, attempt: &Attempt, chosen: bool, style: Style) {
                 &style.done("works"),
                 &format!("{used}: {}", ids(works)),
             );
+            if attempt.rung == Rung::Chroot {
+                line(out, "", &style.faint("note: "), CHROOT_LOSES);
+            }
         }
         Err(Refusal {
             tried,
@@ -240,6 +258,10 @@ pub(super) fn json(facts: &Facts) -> String {
             "free": facts.store.free,
             "total": facts.store.total,
             "overlay": upper,
+            "driver": match facts.driver() {
+                StorageDriver::Overlay => "overlay",
+                StorageDriver::Copy => "copy",
+            },
             "note": facts.store.note,
         },
         "kernel": facts.kernel,
@@ -256,6 +278,7 @@ fn json_rung(attempt: &Attempt) -> Value {
             "works": true,
             "users": works.users,
             "groups": works.groups,
+            "note": (attempt.rung == Rung::Chroot).then_some(CHROOT_LOSES),
         }),
         Err(refusal) => json!({
             "name": name,

@@ -1,0 +1,241 @@
+//! RUN where nothing can be unshared and nothing mounted: in a container with Docker's default
+//! system call filter and capabilities, made for real.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::storage_drivers::{assert_same_layers, built, built_by, changes};
+use crate::support::{
+    Finished, Need, Podman, Project, Rbuild, User, base_image_mirror, is_running, needs,
+    run_with_timeout,
+};
+
+/// Calls that Docker's filter refuses to whom lacks CAP_SYS_ADMIN, and Podman's doesn't.
+const REFUSED: [&str; 16] = [
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "keyctl",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "pivot_root",
+    "add_key",
+    "request_key",
+    "setns",
+    "umount",
+    "umount2",
+    "unshare",
+];
+
+/// Docker's default filter, made from Podman's.
+fn docker_filter(podman: &str) -> Value {
+    let mut filter: Value = serde_json::from_str(podman).unwrap();
+    let groups = filter["syscalls"].as_array_mut().unwrap();
+    for group in groups.iter_mut() {
+        if group["action"] == "SCMP_ACT_ALLOW" {
+            let names = group["names"].as_array_mut().unwrap();
+            names.retain(|name| {
+                let name = name.as_str().unwrap();
+                !REFUSED.contains(&name) && !["clone", "clone3"].contains(&name)
+            });
+        }
+    }
+    groups.retain(|group| !group["names"].as_array().unwrap().is_empty());
+    let none = json!({});
+    groups.push(json!({
+        "names": REFUSED, "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+        "args": [], "includes": none, "excludes": none,
+    }));
+    // No flag for a new namespace.
+    let flags = json!({
+        "index": 0, "value": 0x7e02_0000_u32, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ",
+    });
+    groups.push(json!({
+        "names": ["clone"], "action": "SCMP_ACT_ALLOW",
+        "args": [flags], "includes": none, "excludes": none,
+    }));
+    filter
+}
+
+/// A stock container, in which the machine's programs and temporary files are.
+struct Container {
+    podman: Podman,
+    folder: tempfile::TempDir,
+    capabilities: &'static str,
+}
+
+impl Container {
+    fn new(capabilities: &'static str) -> Option<Self> {
+        let profile = Path::new("/usr/share/containers/seccomp.json");
+        if !needs(&[Need::BaseImages, Need::Sandbox]) {
+            return None;
+        }
+        let podman = Podman::new()?;
+        if !needs(&[Need::Program("runc")]) {
+            return None;
+        }
+        let Ok(profile) = std::fs::read_to_string(profile) else {
+            crate::support::skip("no `/usr/share/containers/seccomp.json`");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "proc", "sys", "dev", "tmp", "etc", "run", "var", "root", "usr",
+        ] {
+            std::fs::create_dir_all(folder.path().join("root").join(name)).unwrap();
+        }
+        for name in ["bin", "lib", "lib64", "sbin"] {
+            let link = folder.path().join("root").join(name);
+            std::os::unix::fs::symlink(format!("usr/{name}"), link).unwrap();
+        }
+        let filter = docker_filter(&profile).to_string();
+        std::fs::write(folder.path().join("filter.json"), filter).unwrap();
+        Some(Self {
+            podman,
+            folder,
+            capabilities,
+        })
+    }
+
+    /// The same command, run in the container.
+    fn wrap(&self, command: &Command) -> Command {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let mut wrapped = Command::new(self.podman.bin().join("podman"));
+        let temporary = std::env::temp_dir().display().to_string();
+        let built = Path::new(env!("CARGO_BIN_EXE_rbuild")).parent().unwrap();
+        let built = built.display().to_string();
+
+        wrapped
+            .args(["run", "--rm", "--runtime", "runc", "--network", "host"])
+            .args(["--ulimit", "nofile=4096:4096"])
+            .args(["--ulimit", "nproc=4096:4096"])
+            .args(["--security-opt", &format!("seccomp={}", at("filter.json"))])
+            .args(["-v", "/usr:/usr:ro"])
+            .args(["-v", &format!("{temporary}:{temporary}")])
+            .args(["-v", &format!("{built}:{built}:ro")]);
+        if !self.capabilities.is_empty() {
+            wrapped.args(["--cap-add", self.capabilities]);
+        }
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+                wrapped.args(["--env", &format!("{name}={value}")]);
+            }
+        }
+        if let Some(folder) = command.get_current_dir() {
+            wrapped.arg("--workdir").arg(folder);
+        }
+        wrapped.args(["--rootfs", &at("root")]);
+        wrapped.arg(command.get_program()).args(command.get_args());
+        wrapped
+    }
+
+    fn run(&self, rbuild: &Rbuild, arguments: &[&str]) -> Finished {
+        let mut command = rbuild.command();
+        command.args(arguments);
+        run_with_timeout(self.wrap(&command), None)
+    }
+
+    fn build(&self, rbuild: &Rbuild, project: &Project) -> Finished {
+        let mut arguments = vec!["build", "--progress", "plain"];
+        if let Some(mirror) = base_image_mirror() {
+            arguments.extend(["--registry-mirror", mirror]);
+        }
+        let path = project.path().display().to_string();
+        arguments.push(&path);
+        self.run(rbuild, &arguments)
+    }
+}
+
+/// What Docker gives and Podman doesn't.
+const DOCKERS: &str = "MKNOD,AUDIT_WRITE,NET_RAW";
+
+#[test]
+fn a_stock_container_gives_the_layers_that_root_gives() {
+    let Some(docker) = Container::new(DOCKERS) else {
+        return;
+    };
+    let project = changes();
+    let root = Rbuild::new(&User::Caller);
+    let expected = built(&root, &project, &["--isolation", "root"]);
+    for container in [Some(docker), Container::new("")].into_iter().flatten() {
+        let rbuild = Rbuild::new(&User::Caller);
+        let got = built_by(&rbuild, &project, &[], &|command| {
+            run_with_timeout(container.wrap(command), None)
+        });
+        assert_same_layers(&expected, &got);
+    }
+}
+
+#[test]
+fn doctor_says_what_is_lost() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let report = container.run(&rbuild, &["doctor", "--json"]).ok();
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["isolation"]["used"], "chroot");
+    assert_eq!(report["store"]["driver"], "copy");
+    let text = container.run(&rbuild, &["doctor"]).ok().text();
+    assert!(
+        text.contains("steps share this container's processes, network and users"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_a_step_sees_is_its_own_and_goes() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(
+        r#"
+        FROM busybox
+        RUN echo x > /dev/null && head -c 3 /dev/zero | wc -c && test -s /etc/resolv.conf && cat /etc/hosts | head -1
+        RUN kill -9 -1; echo "kill: $?"
+        RUN --mount=type=cache,target=/cache echo kept > /cache/file
+        RUN --mount=type=cache,target=/cache cat /cache/file; ls -a / /dev | grep -c . ; echo inside > /tmp/inside
+        RUN test ! -e /cache && test ! -e /dev/null && test ! -s /etc/resolv.conf && echo gone || echo there
+        USER app
+        RUN id -u; touch /root-only 2>/dev/null || echo refused
+        "#,
+    );
+    let log = container.build(&rbuild, &project).ok();
+    log.says(&["kill: 1", "kept", "127.0.0.1", "refused"]);
+}
+
+#[test]
+fn processes_that_a_step_leaves_behind_end_with_it() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    // So many seconds that nobody else sleeps.
+    let project = Project::with(
+        r#"
+        FROM busybox
+        RUN (setsid sh -c 'while true; do sleep 86397; done' &) ; (nohup sleep 86397 >/dev/null 2>&1 &) ; echo left
+        RUN echo next
+        "#,
+    );
+    container.build(&rbuild, &project).ok().says(&["next"]);
+    assert!(!is_running("86397"));
+}
+
+#[test]
+fn what_needs_a_namespace_is_refused_in_words() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with("FROM busybox\nRUN --network=none true\n");
+    let log = container.build(&rbuild, &project).fails();
+    log.says(&["with the isolation `chroot` a step can't have a network of its own"]);
+}

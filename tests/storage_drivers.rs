@@ -1,0 +1,117 @@
+//! What the file system of a step is made of makes no difference to the image.
+
+use std::process::Command;
+
+use crate::support::{Finished, Image, Need, Project, Rbuild, each_user, needs, run_with_timeout};
+
+/// Every way of changing a file system, on top of layers that an image and COPY have made.
+const CHANGES: &str = r#"
+    FROM busybox AS changes
+    COPY base/ /base/
+    COPY --chmod=755 base/file /base/script
+    RUN mkdir /links && cd /links && echo linked > a && ln a b && ln a c && mkdir -p d/deep && echo x > d/deep/x
+    RUN echo created > /created && echo more >> /base/file && rm /base/gone
+    RUN echo new > /links/b
+    RUN ln /links/a /links/e && rm /links/c
+    RUN rm -r /links/d && echo file > /links/d
+    RUN rm /links/d && mkdir /links/d && echo y > /links/d/y
+    RUN ln -sfn /elsewhere /base/link && mkfifo /pipe
+    RUN chmod 600 /base/kept
+    RUN chown -R 33:44 /base && chown -h 5:6 /base/link
+    RUN rm -rf /base/dir && mkdir /base/dir && echo opaque > /base/dir/new
+    RUN cp /bin/busybox /usr/bin/set-id && chmod 6755 /usr/bin/set-id
+    RUN chmod 700 /base/script && chmod 755 /base/script
+    RUN touch /etc/nothing && rm /etc/nothing
+    RUN rm -rf /var/* ; mkdir -p /var/cache
+    WORKDIR /made/for/this
+    RUN ["busybox", "true"]
+    RUN pwd > here
+    RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/tmp/memory --mount=type=bind,source=base,target=/shown --mount=type=bind,source=base/file,target=/shown-file,rw --mount=type=secret,id=secret sh -c 'cat /shown/file /shown-file /run/secrets/secret > /read; echo c >> /cache/count; cat /cache/count >> /read; echo t > /tmp/memory/t; echo w > /shown-file'
+    RUN --mount=type=cache,target=/cache cat /cache/count >> /read && echo in > /tmp/in
+    COPY base/kept /base/dir/
+    RUN cat /base/dir/kept /base/dir/new > /base/both && rm -r /base/dir
+    RUN mkdir /private && chmod 0 /private && echo p > /private/p
+    RUN mv /base /moved
+    FROM busybox AS all
+    COPY --from=0 / /
+    RUN find / -xdev -type f -perm -4000 > /found; test -s /read
+"#;
+
+const EPOCH: &str = "1720000000";
+
+pub(crate) fn changes() -> Project {
+    Project::with(CHANGES)
+        .file("base/file", "file\n")
+        .file("base/gone", "gone\n")
+        .file("base/kept", "kept\n")
+        .file("base/dir/old", "old\n")
+        .symlink("base/link", "file")
+        .file("secret", "secret\n")
+}
+
+/// Builds [`changes`] with a way of isolation and storage; gives both of its stages.
+pub(crate) fn built(rbuild: &Rbuild, project: &Project, options: &[&str]) -> [Image; 2] {
+    built_by(rbuild, project, options, &|command| {
+        let mut again = Command::new(command.get_program());
+        again.args(command.get_args()).env_clear();
+        again.envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        again.current_dir(command.get_current_dir().unwrap());
+        run_with_timeout(again, None)
+    })
+}
+
+/// The same, with rbuild run by the caller.
+pub(crate) fn built_by(
+    rbuild: &Rbuild,
+    project: &Project,
+    options: &[&str],
+    run: &dyn Fn(&Command) -> Finished,
+) -> [Image; 2] {
+    let secret = format!("id=secret,src={}", project.path().join("secret").display());
+    let build = |target: &str| {
+        let file = rbuild.out().join(format!("{target}.tar"));
+        let output = format!("type=oci,rewrite-timestamp=true,dest={}", file.display());
+        let build = rbuild.build(project).args(options).target(target);
+        let build = build.build_arg(&format!("SOURCE_DATE_EPOCH={EPOCH}"));
+        let build = build.args(["--secret", &secret, "-o", &output]);
+        run(&build.command()).ok();
+        Image::read(&file)
+    };
+    [build("changes"), build("all")]
+}
+
+pub(crate) fn assert_same_layers(one: &[Image; 2], other: &[Image; 2]) {
+    for (one, other) in one.iter().zip(other) {
+        let number = one.layers.len();
+        assert_eq!(number, other.layers.len());
+        for number in 0..number {
+            let lines = |image: &Image| image.layers[number].lines();
+            crate::support::assert_lines(&lines(other), &lines(one));
+            assert_eq!(
+                one.layers[number].diff_id, other.layers[number].diff_id,
+                "{number}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_copied_folder_gives_the_layers_that_overlay_gives() {
+    if !needs(&[Need::BaseImages, Need::Sandbox]) {
+        return;
+    }
+    let project = changes();
+    each_user(|user| {
+        let overlay = built(
+            &Rbuild::new(user),
+            &project,
+            &["--storage-driver", "overlay"],
+        );
+        let copy = built(&Rbuild::new(user), &project, &["--storage-driver", "copy"]);
+        assert_same_layers(&overlay, &copy);
+    });
+}
