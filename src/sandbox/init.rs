@@ -66,9 +66,11 @@ pub(super) fn run(init: Init<'_>) -> ! {
     kept.extend(files.descriptors().map(AsRawFd::as_raw_fd));
     let outcome = keep_only(&mut kept)
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
-        .and_then(|()| prepare(spec, &mut files))
         .and_then(|()| {
-            let plan = Plan::of(spec, &files.passed)?;
+            // While the host's paths lead somewhere.
+            let changes = supervisor::open_changes(spec)?;
+            prepare(spec, &mut files)?;
+            let plan = Plan::of(spec, &files.passed, changes)?;
             let step = start_step(spec, &files, user_namespace, &to, filter, plan)?;
             // The readers of the step's output see its end when the step's processes are gone.
             drop(files);

@@ -22,6 +22,7 @@ mod target;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::id_map::IdMaps;
@@ -44,12 +45,34 @@ pub(super) struct Plan {
     noted: Vec<NotedPath>,
     /// Where notes are written for which there is no attribute.
     notes: OwnedFd,
+    /// Where the step's changes go.
+    changes: OwnedFd,
+}
+
+/// Opens the folder that takes the step's changes, where a supervisor will look there.
+pub(super) fn open_changes(spec: &SandboxSpec) -> Result<Option<OwnedFd>, SetupFailure> {
+    if spec.owners.is_none() {
+        return Ok(None);
+    }
+    let folder = spec.folder.as_ref().unwrap_or(&spec.writable.upper);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder.as_path(), flags, Mode::empty())
+        .map(Some)
+        .map_err(|errno| {
+            let path = folder.as_path().as_os_str().as_encoded_bytes();
+            SetupFailure::at(Stage::Root, "can't open the directory", path, errno)
+        })
 }
 
 impl Plan {
-    /// `None` where a step needs no supervisor. `passed` are the files that came with the spec.
-    pub(super) fn of(spec: &SandboxSpec, passed: &[OwnedFd]) -> Result<Option<Self>, SetupFailure> {
-        let Some(owners) = &spec.owners else {
+    /// `None` where a step needs no supervisor. `passed` are the files that came with the spec,
+    /// `changes` is from [`open_changes`].
+    pub(super) fn of(
+        spec: &SandboxSpec,
+        passed: &[OwnedFd],
+        changes: Option<OwnedFd>,
+    ) -> Result<Option<Self>, SetupFailure> {
+        let (Some(owners), Some(changes)) = (&spec.owners, changes) else {
             return Ok(None);
         };
         if spec.security == Security::Insecure {
@@ -73,6 +96,7 @@ impl Plan {
             is_known: maps.has_user(spec.uid),
             noted: owners.noted.clone(),
             notes,
+            changes,
         }))
     }
 
@@ -107,7 +131,7 @@ fn serve(listener: Listener, plan: Plan) {
         calls: supervised::calls(),
         numbers: Numbers::find(),
         groups: plan.groups.clone(),
-        owners: Owners::new(plan.foreign_user(), &plan.noted, plan.notes),
+        owners: Owners::new(plan.foreign_user(), &plan.noted, plan.notes, plan.changes),
         listener,
     };
     loop {

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::stat::Shown;
@@ -38,6 +38,9 @@ pub(super) struct Owners {
     root: Option<((u32, u32), (i64, u32))>,
     noted: HashMap<Inode, OverrideStat>,
     notes: File,
+    /// Where the step's changes go: what is there has another number than the step sees, if it was
+    /// copied up.
+    changes: OwnedFd,
     roots_differ: bool,
 }
 
@@ -57,7 +60,12 @@ fn kind(shown: &Shown) -> Kind {
 impl Owners {
     /// `user` is the step's where the machine has no id for it; `paths` are files that carry no
     /// note, and `notes` takes notes for which there is no attribute.
-    pub(super) fn new(user: Option<(u32, u32)>, paths: &[NotedPath], notes: OwnedFd) -> Self {
+    pub(super) fn new(
+        user: Option<(u32, u32)>,
+        paths: &[NotedPath],
+        notes: OwnedFd,
+        changes: OwnedFd,
+    ) -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         let root = notification::statx(c"/", 0, WANTED)
             .ok()
@@ -67,6 +75,7 @@ impl Owners {
             root,
             noted: HashMap::new(),
             notes: File::from(notes),
+            changes,
             roots_differ: false,
         };
         for path in paths {
@@ -224,12 +233,15 @@ impl Owners {
             Err(Errno::PERM | Errno::NOTSUP) => {}
             other => return other,
         }
-        // After the copy: its number may be another than before.
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
         self.noted.insert(inode(&shown), over);
-        if let Some((seconds, nanoseconds)) = shown.born() {
+        let stored = self.stored(name, &shown).unwrap_or_else(|| shown.clone());
+        // The step sees this number, too, when the kernel has forgotten what it was copied from.
+        self.noted
+            .insert((shown.device(), stored.inode(), stored.born()), over);
+        if let Some((seconds, nanoseconds)) = stored.born() {
             let mut note = [0; NOTE_LENGTH];
-            note[..8].copy_from_slice(&shown.inode().to_le_bytes());
+            note[..8].copy_from_slice(&stored.inode().to_le_bytes());
             note[8..16].copy_from_slice(&seconds.to_le_bytes());
             note[16..20].copy_from_slice(&nanoseconds.to_le_bytes());
             note[20..24].copy_from_slice(&over.uid.to_le_bytes());
@@ -237,6 +249,22 @@ impl Owners {
             self.notes.write_all(&note).map_err(|_| Errno::NOSPC)?;
         }
         Ok(())
+    }
+
+    /// What a file of the root file system is in the folder of the step's changes.
+    fn stored(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<Shown> {
+        let (root, _) = self.root?;
+        if shown.device() != root {
+            return None;
+        }
+        let path = rustix::fs::readlinkat(rustix::fs::CWD, name, Vec::new()).ok()?;
+        let path = path.to_bytes().strip_prefix(b"/")?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::IN_ROOT;
+        let file = rustix::fs::openat2(&self.changes, path, flags, Mode::empty(), resolve).ok()?;
+        let name = std::ffi::CString::new(descriptor_name(&file)).ok()?;
+        let stored = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED).ok()?);
+        (stored.mode() == shown.mode()).then_some(stored)
     }
 
     /// mknod of a device: a file that says what it stands for. No user namespace has devices.

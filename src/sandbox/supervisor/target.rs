@@ -225,10 +225,24 @@ impl Target<'_> {
             flags |= OFlags::NOFOLLOW;
         }
         if !own_root || self.path.is_empty() {
-            return rustix::fs::open(&*self.name()?, flags, Mode::empty());
+            return rustix::fs::open(&*self.name()?, flags, Mode::empty())
+                .map_err(|errno| self.explain(errno));
         }
         let (root, path) = self.in_own_root()?;
         rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    }
+
+    /// What isn't there may be the descriptor.
+    fn explain(&self, errno: Errno) -> Errno {
+        let is_open = || {
+            let link = format!("{}/fd/{}", self.memory.thread, self.directory);
+            rustix::fs::readlinkat(CWD, link, Vec::new()).is_ok()
+        };
+        let is_relative = self.directory != libc::AT_FDCWD && !self.path.starts_with(b"/");
+        match errno {
+            Errno::NOENT if is_relative && !is_open() => Errno::BADF,
+            other => other,
+        }
     }
 
     /// Makes a regular file there, which must not exist, not even as a link.
