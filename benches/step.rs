@@ -1,0 +1,298 @@
+//! What it costs to start and to end a RUN step that does nothing: rbuild's sandbox, next to the
+//! least that the kernel asks for (a process in new namespaces, an overlay, a /proc, an exec) and to
+//! the programs that others use: runc, crun and bubblewrap.
+//!
+//! `cargo bench --bench step [ROUNDS]`, as root or as an ordinary user, on tmpfs (`/dev/shm`), with a
+//! static busybox. The tools take turns; medians are printed, in milliseconds, and how many times
+//! the least they are. Programs that aren't installed are left out.
+
+#![allow(unsafe_code, clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rbuild::platform::Platform;
+use rbuild::sandbox::{
+    self, HostPath, Launcher, Needs, Network, Outcome, Processes, Resources, SandboxFiles,
+    SandboxSpec, Security, Writable,
+};
+
+const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
+    let rounds: usize = arguments.next().map_or(200, |word| word.parse().unwrap());
+    // Before any thread, like the program.
+    let processes = sandbox::enter(&Needs {
+        trees: true,
+        isolation: None,
+        emulators: Vec::new(),
+        folder: None,
+    })
+    .unwrap();
+    let folder = tempfile::Builder::new()
+        .prefix("rbuild-bench")
+        .tempdir_in("/dev/shm")
+        .unwrap();
+    let place = Place::new(folder.path());
+    let launcher = processes.launcher.clone().unwrap();
+    let mut tools: Vec<Tool> = vec![
+        Tool::new("clone, mount, exec", |place| floor(place)),
+        Tool::new("rbuild", |place| step(place, &launcher, &processes)),
+    ];
+    for (name, run) in [
+        ("bwrap", bubblewrap as fn(&Place)),
+        ("crun", |place: &Place| oci_runtime("crun", place)),
+        ("runc", |place: &Place| oci_runtime("runc", place)),
+    ] {
+        if works(name) {
+            tools.push(Tool::new(name, run));
+        }
+    }
+    place.write_bundle();
+    for round in 0..rounds + 5 {
+        for tool in &mut tools {
+            let begun = Instant::now();
+            (tool.run)(&place);
+            // The first rounds warm the caches.
+            if round >= 5 {
+                tool.times.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+    println!("isolation {}, {rounds} rounds", processes.isolation.rung());
+    let least = tools[0].median();
+    for tool in &mut tools {
+        let median = tool.median();
+        println!("{:20} {median:8.3} ms {:6.2} times", tool.name, median / least);
+    }
+}
+
+struct Tool<'a> {
+    name: &'static str,
+    run: Box<dyn Fn(&Place) + 'a>,
+    times: Vec<f64>,
+}
+
+impl<'a> Tool<'a> {
+    fn new(name: &'static str, run: impl Fn(&Place) + 'a) -> Self {
+        Self {
+            name,
+            run: Box::new(run),
+            times: Vec::new(),
+        }
+    }
+
+    fn median(&mut self) -> f64 {
+        self.times.sort_by(f64::total_cmp);
+        self.times[self.times.len() / 2]
+    }
+}
+
+/// Where everything lies.
+struct Place {
+    base: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+    root: PathBuf,
+    bundle: PathBuf,
+}
+
+impl Place {
+    fn new(folder: &Path) -> Self {
+        let place = Self {
+            base: folder.join("base"),
+            upper: folder.join("upper"),
+            work: folder.join("work"),
+            root: folder.join("root"),
+            bundle: folder.join("bundle"),
+        };
+        for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+            fs::create_dir_all(place.base.join(name)).unwrap();
+        }
+        for path in [&place.upper, &place.work, &place.root, &place.bundle] {
+            fs::create_dir(path).unwrap();
+        }
+        let busybox = BUSYBOX.iter().find(|path| Path::new(path).exists());
+        fs::copy(busybox.unwrap(), place.base.join("bin/busybox")).unwrap();
+        symlink("busybox", place.base.join("bin/true")).unwrap();
+        place
+    }
+
+    /// Overlay wants an empty one each time.
+    fn fresh_work(&self) {
+        fs::remove_dir_all(&self.work).unwrap();
+        fs::create_dir(&self.work).unwrap();
+    }
+
+    /// An OCI bundle with what the runtime itself takes as default, and no terminal.
+    fn write_bundle(&self) {
+        let runtime = ["runc", "crun"].into_iter().find(|name| works(name));
+        let Some(runtime) = runtime else { return };
+        let mut spec = Command::new(runtime);
+        spec.arg("spec").current_dir(&self.bundle);
+        if !rustix::process::geteuid().is_root() {
+            spec.arg("--rootless");
+        }
+        assert!(spec.status().unwrap().success());
+        let path = self.bundle.join("config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = serde_json::json!(["/bin/true"]);
+        config["root"]["path"] = self.base.to_str().unwrap().into();
+        config["process"]["rlimits"] = serde_json::json!([]);
+        fs::write(&path, config.to_string()).unwrap();
+    }
+}
+
+fn works(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn succeed(mut command: Command) {
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?}");
+}
+
+fn step(place: &Place, launcher: &Launcher, processes: &Processes) {
+    place.fresh_work();
+    let null = || fs::File::create("/dev/null").unwrap().into();
+    let spec = SandboxSpec {
+        folder: None,
+        owners: None,
+        platform: Platform::host().to_string(),
+        lower: vec![HostPath::from(&place.base)],
+        writable: Writable {
+            upper: HostPath::from(&place.upper),
+            work: HostPath::from(&place.work),
+        },
+        xattr_namespace: processes.xattr_namespace,
+        mounts: Vec::new(),
+        args: vec!["/bin/true".to_owned()],
+        env: Vec::new(),
+        cwd: b"/".to_vec(),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        hostname: "rbuild".to_owned(),
+        network: Network::Host,
+        security: Security::Sandbox,
+        read_only: false,
+        terminal: None,
+        resources: Resources::default(),
+    };
+    let files = SandboxFiles {
+        stdin: None,
+        stdout: null(),
+        stderr: null(),
+        passed: Vec::new(),
+    };
+    let outcome = launcher.run(spec, files).unwrap().wait().unwrap();
+    assert_eq!(outcome, Outcome::Exited { code: 0 });
+}
+
+/// Which works without an overlay of its own: over the plain folder.
+fn bubblewrap(place: &Place) {
+    let mut command = Command::new("bwrap");
+    command
+        .args(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"])
+        .args(["--die-with-parent", "--bind"])
+        .arg(&place.base)
+        .args(["/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]);
+    succeed(command);
+}
+
+fn oci_runtime(name: &str, place: &Place) {
+    let mut command = Command::new(name);
+    command
+        .arg("--root")
+        .arg(place.bundle.join("state"))
+        .arg("run")
+        .arg("--bundle")
+        .arg(&place.bundle)
+        .arg(format!("bench-{name}"));
+    succeed(command);
+}
+
+/// A process in new namespaces, an overlay, a /proc, another root, another program: nothing that
+/// could be left out.
+fn floor(place: &Place) {
+    place.fresh_work();
+    let path = |path: &Path| CString::new(path.to_str().unwrap()).unwrap();
+    let root = path(&place.root);
+    let options = CString::new(format!(
+        "lowerdir={},upperdir={},workdir={},userxattr",
+        place.base.display(),
+        place.upper.display(),
+        place.work.display()
+    ))
+    .unwrap();
+    let flags = libc::CLONE_NEWPID
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+        | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is a fork; the child makes system calls with arguments made
+    // before, and ends.
+    let child = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags as libc::c_ulong,
+            0_usize,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
+    };
+    assert!(child >= 0, "{}", std::io::Error::last_os_error());
+    if child == 0 {
+        // SAFETY: all pointers are C strings or null, and outlive the calls.
+        unsafe { become_true(&root, &options) }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(child as i32, &raw mut status, 0) };
+    assert_eq!(status, 0);
+}
+
+/// # Safety
+/// Only in a process that shares its memory with no other.
+unsafe fn become_true(root: &CString, options: &CString) -> ! {
+    let null = std::ptr::null();
+    let check = |result: i32, code: i32| {
+        if result != 0 {
+            // SAFETY: ends this process, nothing else.
+            unsafe { libc::_exit(code) }
+        }
+    };
+    // SAFETY: see the caller.
+    unsafe {
+        let private = libc::MS_PRIVATE | libc::MS_REC;
+        check(libc::mount(null, c"/".as_ptr(), null, private, null.cast()), 2);
+        let overlay = c"overlay".as_ptr();
+        check(
+            libc::mount(overlay, root.as_ptr(), overlay, 0, options.as_ptr().cast()),
+            3,
+        );
+        check(libc::chdir(root.as_ptr()), 4);
+        let proc = c"proc".as_ptr();
+        check(libc::mount(proc, proc, proc, 0, null.cast()), 5);
+        let here = c".".as_ptr();
+        check(libc::syscall(libc::SYS_pivot_root, here, here) as i32, 6);
+        check(libc::umount2(here, libc::MNT_DETACH), 7);
+        let args = [c"/bin/true".as_ptr(), null];
+        libc::execve(args[0], args.as_ptr(), [null].as_ptr());
+        libc::_exit(8)
+    }
+}
