@@ -300,9 +300,7 @@ fn what_the_machine_has_registered_is_used() {
     command
         .args(["--user", "--map-root-user", "--mount", "--", "sh"])
         .arg(&script);
-    command
-        .arg(build.get_program().to_owned())
-        .args(build.get_args());
+    command.arg(build.get_program()).args(build.get_args());
     for (name, value) in build.get_envs() {
         if let Some(value) = value.filter(|_| name != "PATH") {
             command.env(name, value);

@@ -422,10 +422,6 @@ fn what_is_absent_is_refused_in_one_line_without_secrets() {
             "rbuild does not support --builder=mine yet",
         ),
         (
-            &["--platform", "linux/amd64,linux/arm64"],
-            "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms",
-        ),
-        (
             &["--secret", "hunter2"],
             "`--secret` is no list of key=value",
         ),

@@ -44,6 +44,7 @@ mod on_error;
 mod one_id;
 mod output_files;
 mod outputs;
+mod platforms;
 mod progress;
 mod real_dockerfiles;
 mod registry;

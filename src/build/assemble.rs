@@ -3,6 +3,7 @@
 //! A layer that a RUN step left as a tree gets its diff ID here, by one pass over the tree whose
 //! tar nobody keeps; layers of stages that aren't the target never do.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::{BuildError, BuildRequest};
@@ -21,8 +22,25 @@ pub(super) struct Assembled {
     pub(super) id: ImageId,
     pub(super) config: ImageConfig,
     pub(super) config_bytes: Vec<u8>,
-    pub(super) layers: Vec<LayerId>,
-    pub(super) size: u64,
+    /// Its layers, lowest first, each with the bytes of its plain tar.
+    pub(super) layers: Vec<(LayerId, u64)>,
+}
+
+impl Assembled {
+    /// Its layers and their sizes.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (LayerId, u64)> {
+        self.layers.iter().copied()
+    }
+
+    /// Bytes of its layers.
+    pub(super) fn size(&self) -> u64 {
+        self.sizes().map(|(_, size)| size).sum()
+    }
+
+    /// Its layers, lowest first.
+    pub(super) fn layer_ids(&self) -> Vec<LayerId> {
+        self.sizes().map(|(layer, _)| layer).collect()
+    }
 }
 
 /// Puts the image of `lowered`'s target together.
@@ -48,11 +66,11 @@ pub(super) fn assemble(
         }
     }
     let mut diff_ids: Vec<DiffId> = Vec::with_capacity(layers.len());
-    let mut size = 0;
+    let mut sizes = Vec::with_capacity(layers.len());
     for layer in &layers {
         let (diff_id, bytes) = measure(materializer, *layer)?;
         diff_ids.push(diff_id);
-        size += bytes;
+        sizes.push((*layer, bytes));
     }
     let mut config = lowered.config;
     let made: Vec<Timestamp> = steps
@@ -67,8 +85,7 @@ pub(super) fn assemble(
         id,
         config,
         config_bytes,
-        layers,
-        size,
+        layers: sizes,
     })
 }
 
@@ -99,10 +116,17 @@ pub(crate) fn measure(
     Ok((DiffId(digest), size))
 }
 
-/// The bytes of an image's layers compressed, where each is known in some compression.
-pub(super) fn compressed_size(store: &Store, image: &Assembled) -> Result<Option<u64>, StoreError> {
+/// The bytes of all the images' layers compressed, each once, where each is known in some
+/// compression.
+pub(super) fn compressed_size(
+    store: &Store,
+    images: &[Assembled],
+) -> Result<Option<u64>, StoreError> {
     let mut size = 0;
-    for diff_id in &image.config.rootfs.diff_ids {
+    let diff_ids = images
+        .iter()
+        .flat_map(|image| &image.config.rootfs.diff_ids);
+    for diff_id in diff_ids.collect::<BTreeSet<_>>() {
         match store.compressed_blobs(diff_id)?.first() {
             Some(blob) => size += blob.size,
             None => return Ok(None),

@@ -19,6 +19,7 @@ use crate::graph::outline as graph_outline;
 use crate::graph::plan::{ImageKey, Plan};
 use crate::graph::{BaseImage, masked_in_place};
 use crate::ignore::Matcher;
+use crate::platform::Platform;
 use crate::solver::events::{Event, EventSink, NoEvents, Reporter};
 
 /// The build argument that says what `# check=` says, and is heard in its stead.
@@ -50,6 +51,7 @@ pub async fn check(
         source: &opened.dockerfile,
         ignore: opened.ignore.as_ref(),
         request: &request,
+        platform: request.platforms.first(),
         environment,
         reporter: &reporter,
         covers_all: request.target.is_none(),
@@ -137,6 +139,7 @@ pub async fn outline(
         source,
         ignore: None,
         request: &request,
+        platform: request.platforms.first(),
         environment,
         reporter: &reporter,
         covers_all: false,
@@ -194,6 +197,8 @@ pub(super) struct Examination<'a> {
     /// The context's `.dockerignore`.
     pub(super) ignore: Option<&'a Matcher>,
     pub(super) request: &'a BuildRequest,
+    /// Which of the request's platforms it is examined for.
+    pub(super) platform: Option<&'a Platform>,
     pub(super) environment: &'a BuildEnvironment,
     pub(super) reporter: &'a Arc<Reporter>,
     /// Whether stages that the target doesn't need are looked at, too.
@@ -221,7 +226,7 @@ impl Examination<'_> {
         let Some(parsed) = parsed else {
             return Err(source.saying(errors));
         };
-        let options = options(self.request);
+        let options = options(self.request, self.platform);
         if errors.is_empty() {
             warnings.extend(graph_lint::from_lines(&parsed, &options, &checks));
         }

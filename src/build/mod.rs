@@ -24,6 +24,7 @@ mod fetch;
 mod inputs;
 mod load;
 mod outputs;
+mod planned;
 pub mod publish;
 mod remote;
 mod resolve;
@@ -103,6 +104,9 @@ pub struct Output {
     pub names: Vec<Reference>,
     /// How the image is packed. Plain files aren't.
     pub packaging: Packaging,
+    /// Whether plain files go into a folder named after their platform; where nobody says, those of
+    /// several platforms do.
+    pub platform_split: Option<bool>,
 }
 
 /// Where an image, or what is in it, goes.
@@ -148,6 +152,7 @@ impl Output {
             target,
             names: Vec::new(),
             packaging: Packaging::default(),
+            platform_split: None,
         }
     }
 }
@@ -229,8 +234,8 @@ pub struct BuildRequest {
     pub network: NetworkMode,
     /// `--add-host`, `--ulimit`, `--shm-size`, `--cgroup-parent`.
     pub run: RunSettings,
-    /// The target platform; this machine's where `None`.
-    pub platform: Option<Platform>,
+    /// The target platforms, each once; this machine's where there is none.
+    pub platforms: Vec<Platform>,
     /// Where the image goes. Never empty.
     pub outputs: Vec<Output>,
     /// Make the image's manifest even where no output needs it.
@@ -255,12 +260,21 @@ pub enum OnError {
     Keep,
 }
 
+/// An image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// Its platform.
+    pub platform: Platform,
+    /// Digest of its config.
+    pub id: ImageId,
+}
+
 /// What a build made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildResult {
-    /// The image: digest of its config.
-    pub image_id: ImageId,
-    /// Its manifest, where one was made.
+    /// The images: one, or one for each of the platforms that were asked for, in their order.
+    pub images: Vec<BuiltImage>,
+    /// The manifest, where one was made; of several images the index.
     pub manifest: Option<Descriptor>,
     /// The container engine that has taken it.
     pub loaded: Option<Engine>,

@@ -10,12 +10,14 @@ use super::{BuildError, BuildRequest, Output, OutputTarget};
 use crate::digest::Digest;
 use crate::export::engine::{Engine, EngineError};
 use crate::export::registry;
-use crate::export::{ArchiveFormat, Destination, Packaging, StoredImage, files};
-use crate::export::{folder, oci};
+use crate::export::{
+    ArchiveFormat, Destination, ExportError, Exported, ExportedIndex, Packaging, StoredImage,
+};
+use crate::export::{files, folder, index, oci};
 use crate::image::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::sandbox::OutsideHelper;
-use crate::snapshot::{Materializer, Snapshot, SnapshotTree};
+use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotTree};
 use crate::solver::events::{Activity, Event, Reporter};
 use crate::store::ImageRecord;
 use crate::time::Timestamp;
@@ -31,12 +33,12 @@ pub(super) struct Delivered {
     pub(super) loaded: Option<Engine>,
 }
 
-/// One build's image on its way out.
+/// One build's image on its way out: one, or several for as many platforms.
 struct Delivery<'a> {
     request: &'a BuildRequest,
     environment: &'a BuildEnvironment,
     materializer: &'a Arc<Materializer>,
-    image: &'a Assembled,
+    images: &'a [Assembled],
     reporter: &'a Arc<Reporter>,
 }
 
@@ -45,14 +47,14 @@ pub(super) async fn deliver(
     request: &BuildRequest,
     environment: &BuildEnvironment,
     materializer: &Arc<Materializer>,
-    image: &Assembled,
+    images: &[Assembled],
     reporter: &Arc<Reporter>,
 ) -> Result<Delivered, BuildError> {
     let delivery = Delivery {
         request,
         environment,
         materializer,
-        image,
+        images,
         reporter,
     };
     let mut delivered = Delivered::default();
@@ -106,28 +108,29 @@ impl Delivery<'_> {
             OutputTarget::Registry { by_digest } => self.push(output, names, *by_digest).await,
             OutputTarget::Archive { format, dest } => {
                 let (format, to) = (*format, dest.clone());
+                if format == ArchiveFormat::Docker {
+                    self.only_one()?;
+                }
                 let title = format!("exporting to {}: {}", format.title(), dest.display());
-                let (materializer, image) = self.stored(&output.packaging)?;
-                let names = names.to_vec();
+                let leaving = self.leaving(&output.packaging, names)?;
                 let written = self.blocking(&title, move |_| {
-                    write_archive(&materializer, image, names, format, time, &to)
+                    write_archive(leaving.export()?, format, time, &to)
                 });
                 written.await.map(Some)
             }
             OutputTarget::Layout { dest } => {
                 let title = format!("exporting to an OCI image layout: {}", dest.display());
-                let (materializer, image) = self.stored(&output.packaging)?;
-                let (names, dest) = (names.to_vec(), dest.clone());
+                let (leaving, dest) = (self.leaving(&output.packaging, names)?, dest.clone());
                 let written = self.blocking(&title, move |_| {
-                    let image = image.export(&materializer, names)?;
-                    Ok(oci::write_folder(&image, &dest)?)
+                    Ok(oci::write_folder(&leaving.export()?, &dest)?)
                 });
                 written.await.map(Some)
             }
             OutputTarget::Engine(engine) => {
+                let image = self.only_one()?;
                 let (engine, outside) = (*engine, self.environment.outside.clone());
-                let (materializer, image) = self.stored(&output.packaging)?;
-                let names = names.to_vec();
+                let image = self.stored(image, &output.packaging)?;
+                let (materializer, names) = (Arc::clone(self.materializer), names.to_vec());
                 let title = format!("loading into {}", engine.name());
                 let loaded = self.blocking(&title, move |_| {
                     Ok(load(&materializer, image, names, engine, &outside)?)
@@ -136,34 +139,88 @@ impl Delivery<'_> {
             }
             OutputTarget::Tar { dest } => {
                 let title = format!("exporting files to a tar archive: {}", dest.display());
-                let (materializer, snapshot) = (Arc::clone(self.materializer), self.snapshot());
-                let dest = dest.clone();
+                let materializer = Arc::clone(self.materializer);
+                let (trees, dest) = (self.trees(output), dest.clone());
                 let written = self.blocking(&title, move |_| {
-                    let tree = SnapshotTree::new(materializer, &snapshot)?;
+                    let mut opened = Vec::with_capacity(trees.len());
+                    for (folder, snapshot) in &trees {
+                        let tree = SnapshotTree::new(Arc::clone(&materializer), snapshot)?;
+                        opened.push((folder.as_bytes(), tree));
+                    }
                     let mut destination = Destination::open(&dest)?;
-                    files::write_tar(&tree, time, &mut destination)?;
+                    let trees: Vec<(&[u8], &dyn FileTree)> = opened
+                        .iter()
+                        .map(|(folder, tree)| (*folder, tree as &dyn FileTree))
+                        .collect();
+                    files::write_tar(&trees, time, &mut destination)?;
                     Ok(destination.commit()?)
                 });
                 written.await.map(|()| None)
             }
-            OutputTarget::Folder { dest } => self.folder(dest, time).await.map(|()| None),
+            OutputTarget::Folder { dest } => {
+                for (folder, snapshot) in self.trees(output) {
+                    self.folder(snapshot, &dest.join(folder), time).await?;
+                }
+                Ok(None)
+            }
         }
     }
 
-    /// Keeps the image in the store under its names.
+    /// The image, for those who take one only.
+    fn only_one(&self) -> Result<&Assembled, BuildError> {
+        match self.images {
+            [one] => Ok(one),
+            _ => Err(BuildError::Request(SEVERAL_FOR_DOCKER.to_owned())),
+        }
+    }
+
+    /// The files of each image, and the folder that they go to: none, or one for each platform.
+    fn trees(&self, output: &Output) -> Vec<(String, Snapshot)> {
+        let split = output.platform_split.unwrap_or(self.images.len() > 1);
+        let images = self.images.iter();
+        images
+            .map(|image| {
+                let folder = match split {
+                    true => image.config.platform().to_string().replace('/', "_"),
+                    false => String::new(),
+                };
+                (folder, Snapshot::unrecorded(image.layer_ids()))
+            })
+            .collect()
+    }
+
+    fn leaving(&self, packaging: &Packaging, names: &[Reference]) -> Result<Leaving, BuildError> {
+        let images = self.images.iter();
+        Ok(Leaving {
+            materializer: Arc::clone(self.materializer),
+            images: images
+                .map(|image| self.stored(image, packaging))
+                .collect::<Result<_, _>>()?,
+            names: names.to_vec(),
+            packaging: packaging.clone(),
+        })
+    }
+
+    /// Keeps the images in the store under their names.
     fn keep(&self, names: &[Reference], packaging: &Packaging) -> Result<(), BuildError> {
-        let (store, image) = (&self.environment.store, self.image);
-        store.put_blob(&image.config_bytes)?;
-        store.put_image(&ImageRecord {
-            id: image.id,
-            layers: image.layers.clone(),
-            platform: image.config.platform(),
-            created: image.config.created,
-            size: image.size,
-        })?;
-        packaging.remember(store, &image.id)?;
+        let store = &self.environment.store;
+        let mut ids = Vec::with_capacity(self.images.len());
+        for image in self.images {
+            let platform = image.config.platform();
+            store.put_blob(&image.config_bytes)?;
+            store.put_image(&ImageRecord {
+                id: image.id,
+                layers: image.layer_ids(),
+                platform: platform.clone(),
+                created: image.config.created,
+                size: image.size(),
+            })?;
+            let packaging = packaging.for_platform(&platform);
+            packaging.remember(store, &image.id)?;
+            ids.push(image.id);
+        }
         for name in names {
-            store.tag(name, &image.id)?;
+            store.tag_variants(name, &ids)?;
         }
         Ok(())
     }
@@ -179,31 +236,47 @@ impl Delivery<'_> {
                 "a push needs a name: add -t NAME".to_owned(),
             ));
         }
-        let (materializer, image) = self.stored(&output.packaging)?;
-        let client = &self.environment.client;
+        let leaving = self.leaving(&output.packaging, names)?;
+        let (materializer, client) = (&leaving.materializer, &self.environment.client);
         let mut manifest = None;
         for name in names {
             let name = match by_digest {
                 true => name.clone().without_tag(),
                 false => name.clone(),
             };
-            let pushed = registry::push(&materializer, client, &image, &name, self.reporter).await;
+            let pushed = registry::push_all(
+                materializer,
+                client,
+                &leaving.images,
+                &leaving.packaging,
+                &name,
+                self.reporter,
+            );
+            let pushed = pushed.await;
             let pushed = pushed.map_err(|source| BuildError::Push {
                 reference: name.to_string(),
                 source,
             })?;
-            if let Some(image) = self.environment.store.image(&self.image.id)? {
-                let reference = transfer::by_digest(&name, pushed.manifest.digest);
-                self.environment.store.put_manifest(&image.id, &reference)?;
+            let store = &self.environment.store;
+            for image in self.images {
+                if store.image(&image.id)?.is_some() {
+                    let reference = transfer::by_digest(&name, pushed.manifest.digest);
+                    store.put_manifest(&image.id, &reference)?;
+                }
             }
             manifest = Some(pushed.manifest);
         }
         Ok(manifest)
     }
 
-    async fn folder(&self, dest: &Path, time: Option<Timestamp>) -> Result<(), BuildError> {
+    async fn folder(
+        &self,
+        snapshot: Snapshot,
+        dest: &Path,
+        time: Option<Timestamp>,
+    ) -> Result<(), BuildError> {
         let title = format!("copying files to {}", dest.display());
-        let (materializer, snapshot) = (Arc::clone(self.materializer), self.snapshot());
+        let materializer = Arc::clone(self.materializer);
         let to = dest.to_owned();
         let written = self.blocking(&title, move |activity| {
             let tree = SnapshotTree::new(materializer, &snapshot)?;
@@ -229,14 +302,11 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    /// The image's manifest, which no output has made.
+    /// The manifest, or index, which no output has made.
     async fn describe(&self, packaging: Packaging) -> Result<Descriptor, BuildError> {
-        let (materializer, image) = self.stored(&packaging)?;
-        let packed = self.blocking(
-            "exporting manifest",
-            move |_| Ok(image.pack(&materializer)?),
-        );
-        Ok(packed.await?.descriptor)
+        let leaving = self.leaving(&packaging, &[])?;
+        let packed = self.blocking("exporting manifest", move |_| Ok(leaving.describe()?));
+        packed.await
     }
 
     /// Does work that may block, as one piece of progress.
@@ -256,24 +326,59 @@ impl Delivery<'_> {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
-        Snapshot::unrecorded(self.image.layers.clone())
+    fn stored(&self, image: &Assembled, packaging: &Packaging) -> Result<StoredImage, BuildError> {
+        let mut layers = Vec::with_capacity(image.layers.len());
+        for layer in image.layer_ids() {
+            layers.push((layer, measure(self.materializer, layer)?.0));
+        }
+        Ok(StoredImage {
+            config: image.config_bytes.clone(),
+            layers,
+            packaging: packaging.for_platform(&image.config.platform()),
+        })
+    }
+}
+
+/// What BuildKit says of several platforms for Docker.
+const SEVERAL_FOR_DOCKER: &str =
+    "docker exporter does not currently support exporting manifest lists";
+
+/// Images ready to be packed.
+pub(super) struct Leaving {
+    pub(super) materializer: Arc<Materializer>,
+    pub(super) images: Vec<StoredImage>,
+    pub(super) names: Vec<Reference>,
+    pub(super) packaging: Packaging,
+}
+
+impl Leaving {
+    /// The image under its names, or the index of several.
+    pub(super) fn export(mut self) -> Result<Exported<'static>, ExportError> {
+        if self.images.len() == 1
+            && let Some(image) = self.images.pop()
+        {
+            return Ok(Exported::Image(
+                image.export(&self.materializer, self.names)?,
+            ));
+        }
+        let images = self.images.into_iter();
+        let images = images.map(|image| image.export(&self.materializer, Vec::new()));
+        Ok(Exported::Index(ExportedIndex {
+            images: images.collect::<Result<_, _>>()?,
+            tags: self.names,
+            packaging: self.packaging,
+        }))
     }
 
-    fn stored(
-        &self,
-        packaging: &Packaging,
-    ) -> Result<(Arc<Materializer>, StoredImage), BuildError> {
-        let mut layers = Vec::with_capacity(self.image.layers.len());
-        for layer in &self.image.layers {
-            layers.push((*layer, measure(self.materializer, *layer)?.0));
+    /// The descriptor of its manifest, or index.
+    fn describe(&self) -> Result<Descriptor, ExportError> {
+        let images = self.images.iter();
+        let manifests = images.map(|image| Ok(image.pack(&self.materializer)?.descriptor));
+        let mut manifests: Vec<Descriptor> = manifests.collect::<Result<_, ExportError>>()?;
+        match manifests.len() {
+            1 => Ok(manifests.remove(0)),
+            _ => Ok(index::index(&self.packaging, manifests).1),
         }
-        let image = StoredImage {
-            config: self.image.config_bytes.clone(),
-            layers,
-            packaging: packaging.clone(),
-        };
-        Ok((Arc::clone(self.materializer), image))
     }
 }
 
@@ -281,14 +386,11 @@ impl Delivery<'_> {
 const PROGRESS_BYTES: u64 = 4 << 20;
 
 fn write_archive(
-    materializer: &Materializer,
-    image: StoredImage,
-    names: Vec<Reference>,
+    image: Exported<'_>,
     format: ArchiveFormat,
     time: Option<Timestamp>,
     dest: &Path,
 ) -> Result<Descriptor, BuildError> {
-    let image = image.export(materializer, names)?;
     let mut destination = Destination::open(dest)?;
     let manifests = format.write(std::slice::from_ref(&image), time, &mut destination)?;
     destination.commit()?;

@@ -160,8 +160,8 @@ impl Remotes {
 
     /// Begins to fetch what steps that `target` needs are sure to ask for, so that they needn't
     /// wait for it. Where a checksum says what it is, the cache may have the answer.
-    pub(super) fn fetch_ahead(self: &Arc<Self>, graph: &Graph, target: Option<VertexIndex>) {
-        let vertices = solver::needed(graph, target).into_iter();
+    pub(super) fn fetch_ahead(self: &Arc<Self>, graph: &Graph, targets: &[VertexIndex]) {
+        let vertices = solver::needed(graph, targets.iter().copied()).into_iter();
         let copies = vertices.filter_map(|index| match &graph.vertex(index).operation {
             Operation::Copy(copy) => Some(copy),
             _ => None,

@@ -60,12 +60,33 @@ pub enum ResolveError {
     /// A layout folder or an archive.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// The store has it for other platforms only, and so, if at all, the registry.
+    #[error(
+        "the image `{name}` is here for {}, and {wanted} is wanted; asked for that: {source}",
+        list(.has)
+    )]
+    OtherPlatform {
+        /// Its name.
+        name: String,
+        /// The platforms that the store has it for.
+        has: Vec<Platform>,
+        /// The platform that is wanted.
+        wanted: Platform,
+        /// What the registry said.
+        #[source]
+        source: RegistryError,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The build was stopped.
     #[error("canceled")]
     Canceled,
+}
+
+fn list(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// Resolves names against one store and one registry client.
@@ -108,12 +129,27 @@ impl Resolver<'_> {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<BaseImage, ResolveError> {
-        if !self.pull
-            && let Some(image) = self.local(reference, platform)?
-        {
-            return Ok(image);
+        let mut has = Vec::new();
+        if !self.pull {
+            match self.store.resolve_for(reference, platform)? {
+                Ok(record) => {
+                    if let Some(image) = stored_image(self.store, reference, &record.id, &record)? {
+                        return Ok(image);
+                    }
+                }
+                Err(platforms) => has = platforms,
+            }
         }
-        self.remote(reference, platform).await
+        let remote = self.remote(reference, platform).await;
+        remote.map_err(|error| match error {
+            ResolveError::Registry(source) if !has.is_empty() => ResolveError::OtherPlatform {
+                name: reference.familiar(),
+                has,
+                wanted: platform.clone(),
+                source,
+            },
+            error => error,
+        })
     }
 
     /// The named context of this name, as it is written or as it is meant: `alpine` is also
@@ -142,23 +178,6 @@ impl Resolver<'_> {
         });
         let imported = imported.await.map_err(|_| ResolveError::Canceled)??;
         Ok(self::imported(shown, imported))
-    }
-
-    fn local(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<BaseImage>, ResolveError> {
-        let Some(id) = self.store.resolve(reference)? else {
-            return Ok(None);
-        };
-        let Some(record) = self.store.image(&id)? else {
-            return Ok(None);
-        };
-        if !platform.accepts(&record.platform) {
-            return Ok(None);
-        }
-        stored_image(self.store, reference, &id, &record)
     }
 
     async fn remote(

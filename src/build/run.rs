@@ -8,21 +8,22 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 
 use super::assemble::{Assembled, assemble, compressed_size};
-use super::check::{self, Examination};
+use super::check;
 use super::error::{BuildError, LeftStep, Located};
-use super::explain::{self, Explanation};
+use super::explain;
 use super::fetch::{Fetcher, Pulls};
+use super::planned::Planned;
 use super::remote::Remotes;
 use super::resolve::{ResolveError, Resolver};
 use super::{
-    BuildRequest, BuildResult, DockerfileSource, NamedContext, OnError, debug, dockerfile, inputs,
-    outputs,
+    BuildRequest, BuildResult, BuiltImage, DockerfileSource, NamedContext, OnError, debug,
+    dockerfile, inputs, outputs,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::lint::{self, Warning};
-use crate::graph::lowering::{Lowered, lower};
+use crate::graph::lowering::Lowered;
 use crate::graph::plan::{ContextKind, ImageKey, Options, Plan};
-use crate::graph::{BaseImage, Operation, masked_in_place};
+use crate::graph::{BaseImage, Graph, Operation, masked_in_place};
 use crate::layer::form::Form;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -96,29 +97,10 @@ pub async fn build(
     let remotes = Arc::new(Remotes::new(environment, &reporter, &secrets));
     let opened = check::open(&request, environment, &remotes).await?;
     let folders = dockerfile::open_folders(&request, &environment.store)?;
-    let source = opened.dockerfile;
-    let examination = Examination {
-        source: &source,
-        ignore: opened.ignore.as_ref(),
-        request: &request,
-        environment,
-        reporter: &reporter,
-        covers_all: false,
-    };
-    let mut warnings = Vec::new();
-    let examined = examination.run(&mut warnings).await;
-    tell(warnings, &request, &source, &*events);
-    let (plan, images) = examined?;
-    for warning in explain::unused(&plan, &images) {
-        events.emit(Event::Warning(warning));
-    }
-    let lowered = lower(&plan, &images).map_err(|all| source.saying(all))?;
-    let violations = request.allowed.violations(&lowered.graph, request.network);
-    if !violations.is_empty() {
-        return Err(source.saying(violations));
-    }
+    let planned = Planned::of(&request, &opened, environment, &reporter).await?;
+    let (graph, targets) = (Arc::clone(&planned.graph), planned.targets());
     let materializer = materializer(environment, &reporter);
-    remotes.fetch_ahead(&lowered.graph, lowered.target);
+    remotes.fetch_ahead(&graph, &targets);
     let failed = match request.on_error {
         OnError::Remove => None,
         OnError::HandOver | OnError::Keep => Some(Arc::new(FailedSteps::default())),
@@ -137,8 +119,8 @@ pub async fn build(
         failed: failed.clone(),
         events,
     });
-    let graph = Arc::new(lowered.graph.clone());
-    let solved = solver::solve(graph, lowered.target, context, Arc::clone(&reporter)).await;
+    let solving = solver::solve(Arc::clone(&graph), &targets, context, Arc::clone(&reporter));
+    let solved = solving.await;
     opened.context.save_digests();
     for folder in &folders {
         if let ContextFolder::Tree(tree) = folder {
@@ -153,36 +135,50 @@ pub async fn build(
                 true => LeftStep::Nothing,
                 false => debug::leave(step, request.on_error, &reporter).await,
             };
-            let explained = Explanation {
-                source: &source,
-                plan: &plan,
-                graph: &lowered.graph,
-                ignored: &opened.ignored,
-            };
-            return Err(explained.step_error(error, left));
+            return Err(planned.step_error(&opened, error, left));
         }
     };
-    let (cached_steps, steps) = count(&lowered, &solved);
+    let (cached_steps, steps) = count(&graph, &solved);
     let activity = reporter.begin("exporting to image");
-    let image = whole(&materializer, &request, lowered, solved).await;
-    let image = activity.end(image)?;
+    let images = whole(&materializer, &request, planned.into_lowered(), solved).await;
+    let images = activity.end(images)?;
     let delivered =
-        outputs::deliver(&request, environment, &materializer, &image, &reporter).await?;
+        outputs::deliver(&request, environment, &materializer, &images, &reporter).await?;
     environment.store.sync()?;
     Ok(BuildResult {
-        image_id: image.id,
         manifest: delivered.manifest,
         loaded: delivered.loaded,
         tags: delivered.names,
-        size: image.size,
-        compressed_size: compressed_size(&environment.store, &image)?,
+        size: size(&images),
+        compressed_size: compressed_size(&environment.store, &images)?,
+        images: images
+            .iter()
+            .map(|image| BuiltImage {
+                platform: image.config.platform(),
+                id: image.id,
+            })
+            .collect(),
         cached_steps,
         steps,
     })
 }
 
+/// Bytes of the layers that the images have, each once.
+fn size(images: &[Assembled]) -> u64 {
+    if let [one] = images {
+        return one.size();
+    }
+    let layers: BTreeMap<_, _> = images.iter().flat_map(Assembled::sizes).collect();
+    layers.values().sum()
+}
+
 /// Tells what build checks have found.
-fn tell(warnings: Vec<Warning>, request: &BuildRequest, source: &Located, events: &dyn EventSink) {
+pub(super) fn tell(
+    warnings: Vec<Warning>,
+    request: &BuildRequest,
+    source: &Located,
+    events: &dyn EventSink,
+) {
     let text = masked_in_place(&source.text);
     let (file, lines) = (dockerfile_name(request), lint::lines(&text));
     for warning in warnings {
@@ -207,23 +203,28 @@ pub(super) fn dockerfile_name(request: &BuildRequest) -> String {
 async fn whole(
     materializer: &Arc<Materializer>,
     request: &BuildRequest,
-    lowered: Lowered,
+    lowered: Vec<Lowered>,
     solved: Solved,
-) -> Result<Assembled, BuildError> {
+) -> Result<Vec<Assembled>, BuildError> {
     let (materializer, request) = (Arc::clone(materializer), request.clone());
-    let assembled =
-        tokio::task::spawn_blocking(move || assemble(&materializer, &request, lowered, &solved));
+    let assembled = tokio::task::spawn_blocking(move || {
+        lowered
+            .into_iter()
+            .map(|lowered| assemble(&materializer, &request, lowered, &solved))
+            .collect()
+    });
     assembled.await.map_err(|_| BuildError::Canceled)?
 }
 
-pub(super) fn options(request: &BuildRequest) -> Options {
+pub(super) fn options(request: &BuildRequest, platform: Option<&Platform>) -> Options {
     let host = Platform::host();
     Options {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
         labels: request.labels.clone(),
-        platform: request.platform.clone().unwrap_or_else(|| host.clone()),
-        platform_is_explicit: request.platform.is_some(),
+        platform: platform.cloned().unwrap_or_else(|| host.clone()),
+        platform_is_explicit: platform.is_some(),
+        platform_is_one_of_several: request.platforms.len() > 1,
         build_platform: host,
         network: request.network,
         run: Arc::new(request.run.clone()),
@@ -282,7 +283,12 @@ pub(super) async fn resolve_all(
                     |_| key.name.clone(),
                     |name| name.with_default_tag().to_string(),
                 );
-                let activity = reporter.begin(&format!("[internal] load metadata for {name}"));
+                let prefix = match request.platforms.len() {
+                    0 | 1 => String::new(),
+                    _ => format!("{} ", key.platform),
+                };
+                let activity =
+                    reporter.begin(&format!("[{prefix}internal] load metadata for {name}"));
                 match activity.end(resolver.resolve(&key).await) {
                     Ok(image) => Ok((key, image)),
                     Err(error) => Err((explain::image_error(plan, &key, &used, &error), error)),
@@ -312,10 +318,10 @@ pub(super) async fn resolve_all(
 }
 
 /// How many steps the cache answered, and how many there were.
-fn count(lowered: &Lowered, solved: &Solved) -> (usize, usize) {
+fn count(graph: &Graph, solved: &Solved) -> (usize, usize) {
     let mut counts = (0, 0);
     for (index, result) in solved {
-        if matches!(lowered.graph.vertex(*index).operation, Operation::Image(_)) {
+        if matches!(graph.vertex(*index).operation, Operation::Image(_)) {
             continue;
         }
         counts.0 += usize::from(result.cached);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::BuildError;
+use super::outputs::Leaving;
 use super::run::{BuildEnvironment, materializer};
 use crate::digest::ImageId;
 use crate::export::{ArchiveFormat, Destination, StoredImage};
@@ -14,8 +15,9 @@ use crate::solver::events::{EventSink, Reporter};
 /// What is to be written where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedArchive {
-    /// The images with the names that the archive gives them.
-    pub images: Vec<(ImageId, Vec<Reference>)>,
+    /// The images with the names that the archive gives them: each one, or the variants of one for
+    /// several platforms.
+    pub images: Vec<(Vec<ImageId>, Vec<Reference>)>,
     /// The kind of archive.
     pub format: ArchiveFormat,
     /// The file; `-` is standard output.
@@ -40,12 +42,22 @@ pub async fn save(
     Ok(())
 }
 
-fn write(materializer: &Materializer, archive: SavedArchive) -> Result<(), BuildError> {
+fn write(materializer: &Arc<Materializer>, archive: SavedArchive) -> Result<(), BuildError> {
     let mut images = Vec::with_capacity(archive.images.len());
-    for (id, names) in archive.images {
-        let stored = StoredImage::find(materializer.store(), &id)?;
-        let stored = stored.ok_or_else(|| BuildError::NoImage(id.to_string()))?;
-        images.push(stored.export(materializer, names)?);
+    for (ids, names) in archive.images {
+        let mut stored = Vec::with_capacity(ids.len());
+        for id in &ids {
+            let image = StoredImage::find(materializer.store(), id)?;
+            stored.push(image.ok_or_else(|| BuildError::NoImage(id.to_string()))?);
+        }
+        let packaging = stored.first().map(|image| image.packaging.clone());
+        let leaving = Leaving {
+            materializer: Arc::clone(materializer),
+            images: stored,
+            names,
+            packaging: packaging.unwrap_or_default(),
+        };
+        images.push(leaving.export()?);
     }
     let mut destination = Destination::open(&archive.dest)?;
     archive.format.write(&images, None, &mut destination)?;

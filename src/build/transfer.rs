@@ -119,7 +119,8 @@ pub(super) fn by_digest(reference: &Reference, manifest: BlobDigest) -> Referenc
     reference.clone().without_tag().with_digest(manifest)
 }
 
-/// Pushes the image of the store that has this name to the registry of the name.
+/// Pushes the image of the store that has this name to the registry of the name; one for several
+/// platforms with all of them, as an index.
 ///
 /// # Errors
 /// When no image has it, a layer can't be read, or the registry refuses something.
@@ -131,13 +132,21 @@ pub async fn push(
     let reporter = Arc::new(Reporter::new(events));
     let store = &environment.store;
     let missing = || BuildError::NoImage(reference.familiar());
-    let id = store.resolve(reference)?.ok_or_else(missing)?;
-    let image = StoredImage::find(store, &id)?.ok_or_else(missing)?;
+    let mut ids = store.variants(reference)?;
+    if ids.is_empty() {
+        ids.push(store.resolve(reference)?.ok_or_else(missing)?);
+    }
+    let mut images = Vec::with_capacity(ids.len());
+    for id in &ids {
+        images.push(StoredImage::find(store, id)?.ok_or_else(missing)?);
+    }
+    let packaging = images.first().map(|image| image.packaging.clone());
     let materializer = materializer(environment, &reporter);
-    let pushed = registry::push(
+    let pushed = registry::push_all(
         &materializer,
         &environment.client,
-        &image,
+        &images,
+        &packaging.unwrap_or_default(),
         reference,
         &reporter,
     )
@@ -146,7 +155,9 @@ pub async fn push(
         reference: reference.to_string(),
         source,
     })?;
-    store.put_manifest(&id, &by_digest(reference, pushed.manifest.digest))?;
+    for id in &ids {
+        store.put_manifest(id, &by_digest(reference, pushed.manifest.digest))?;
+    }
     environment.store.sync()?;
     Ok(pushed)
 }

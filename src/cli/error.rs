@@ -246,6 +246,7 @@ impl Failure {
                     ResolveError::Registry(_) | ResolveError::Image { .. } => ErrorKind::Registry,
                     ResolveError::Store(_) | ResolveError::Canceled => ErrorKind::Internal,
                     ResolveError::Name { .. }
+                    | ResolveError::OtherPlatform { .. }
                     | ResolveError::LayerCount { .. }
                     | ResolveError::Import(_) => ErrorKind::User,
                 };

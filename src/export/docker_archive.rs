@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use super::{ExportError, ExportedImage, oci};
-use crate::digest::{BlobDigest, Digest};
-use crate::image::archive::{DOCKER_MANIFEST_FILE, SavedImage, blob_path};
+use super::{ExportError, Exportable, oci};
+use crate::image::archive::{DOCKER_MANIFEST_FILE, SavedImage};
 use crate::image::manifest::Descriptor;
 use crate::time::Timestamp;
 
@@ -18,23 +17,13 @@ use crate::time::Timestamp;
 /// # Errors
 /// When a layer can't be read or isn't what its descriptor says, or `out` can't be written.
 pub fn write<W: Write>(
-    images: &[ExportedImage<'_>],
+    images: &[impl Exportable],
     mtime: Option<Timestamp>,
     out: W,
 ) -> Result<Vec<Descriptor>, ExportError> {
-    let saved: Vec<SavedImage> = images.iter().map(saved).collect();
+    let saved = images.iter().map(|image| Ok(image.parts()?.saved));
+    let saved: Vec<SavedImage> = saved.collect::<Result<_, ExportError>>()?;
     let list = SavedImage::list_to_bytes(&saved);
     let others = BTreeMap::from([(DOCKER_MANIFEST_FILE.to_owned(), list)]);
     oci::write_members(images, mtime, others, out)
-}
-
-fn saved(image: &ExportedImage<'_>) -> SavedImage {
-    let layers = image.layers.iter();
-    SavedImage {
-        config: blob_path(&BlobDigest(Digest::of(&image.config))),
-        repo_tags: image.names().map(|name| name.familiar()).collect(),
-        layers: layers
-            .map(|layer| blob_path(&layer.descriptor().digest))
-            .collect(),
-    }
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 
 use super::ExportError;
 use crate::layer::LayerError;
-use crate::layer::entry::EntryKind;
+use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::tar_writer::{TarWriteError, TarWriter};
 use crate::snapshot::{FileTree, Node};
 use crate::time::Timestamp;
@@ -61,17 +61,39 @@ impl FirstNames {
     }
 }
 
-/// Writes the tree as a tar stream: real owners, sorted, the same bytes for the same tree. With
-/// `time`, everything has that time.
+/// Writes trees as one tar stream, each into a folder of its own or, where its name is empty, to the
+/// top: real owners, sorted, the same bytes for the same trees. With `time`, everything has that
+/// time.
 ///
 /// # Errors
 /// When a file can't be read or `out` can't be written.
 pub fn write_tar<W: Write>(
-    tree: &dyn FileTree,
+    trees: &[(&[u8], &dyn FileTree)],
     time: Option<Timestamp>,
     out: W,
 ) -> Result<(), ExportError> {
     let mut writer = TarWriter::new(out);
+    for (folder, tree) in trees {
+        if !folder.is_empty() {
+            let mut entry = Entry::directory(*folder);
+            entry.mtime = time.map_or(0, Timestamp::seconds);
+            writer.append(entry, None).map_err(written)?;
+        }
+        write_tree(folder, *tree, time, &mut writer)?;
+    }
+    writer.finish().map(drop).map_err(written)
+}
+
+fn write_tree<W: Write>(
+    folder: &[u8],
+    tree: &dyn FileTree,
+    time: Option<Timestamp>,
+    writer: &mut TarWriter<W>,
+) -> Result<(), ExportError> {
+    let inside = |path: &[u8]| match folder {
+        [] => path.to_vec(),
+        folder => [folder, b"/", path].concat(),
+    };
     let mut names = FirstNames::default();
     walk(tree, |step| {
         let Step::At(node) = step else {
@@ -79,6 +101,7 @@ pub fn write_tar<W: Write>(
         };
         let mut entry = node.entry.clone();
         entry.offset = None;
+        entry.path = inside(&entry.path);
         if entry.is_directory() {
             // It says something of the layers below its own; here is nothing below.
             entry.kind = EntryKind::Directory { opaque: false };
@@ -89,14 +112,13 @@ pub fn write_tar<W: Write>(
         let mut content = None;
         if let Some(first) = names.before(node) {
             entry.kind = EntryKind::HardLink;
-            entry.link = first.to_vec();
+            entry.link = inside(first);
         } else if entry.is_file() {
             content = Some(tree.open(&node.file())?);
         }
         let content = content.as_mut().map(|content| content as &mut dyn Read);
         writer.append(entry, content).map_err(written)
-    })?;
-    writer.finish().map(drop).map_err(written)
+    })
 }
 
 fn written(error: LayerError) -> ExportError {

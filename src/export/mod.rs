@@ -12,6 +12,7 @@ pub mod docker_archive;
 pub mod engine;
 pub mod files;
 pub mod folder;
+pub mod index;
 pub mod layers;
 pub mod oci;
 pub mod packaging;
@@ -25,12 +26,14 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub use destination::Destination;
+pub use index::ExportedIndex;
 pub use packaging::{MediaTypes, Packaging};
 pub use stored::StoredImage;
 
 use crate::digest::{BlobDigest, Digest, HashingStream};
 use crate::fs::FsError;
 use crate::image::ImageError;
+use crate::image::archive::{SavedImage, blob_path};
 use crate::image::manifest::Descriptor;
 use crate::layer::LayerError;
 use crate::reference::Reference;
@@ -150,7 +153,7 @@ impl ArchiveFormat {
     /// When a layer can't be read or isn't what its descriptor says, or `out` can't be written.
     pub fn write<W: Write>(
         self,
-        images: &[ExportedImage<'_>],
+        images: &[impl Exportable],
         mtime: Option<Timestamp>,
         out: W,
     ) -> Result<Vec<Descriptor>, ExportError> {
@@ -224,11 +227,74 @@ impl ExportedImage<'_> {
         let layers = self.layers.iter().map(|layer| layer.descriptor.clone());
         self.packaging.manifest(&self.config, layers.collect())
     }
+}
 
-    /// The names, each with a tag and without a digest.
-    fn names(&self) -> impl Iterator<Item = Reference> {
-        let tags = self.tags.iter().cloned();
-        tags.map(|reference| reference.without_digest().with_default_tag())
+/// Names, each with a tag and without a digest.
+fn full_names(tags: &[Reference]) -> Vec<Reference> {
+    let names = tags.iter().cloned();
+    names
+        .map(|reference| reference.without_digest().with_default_tag())
+        .collect()
+}
+
+/// What can be written under names: an image, or several as one.
+pub trait Exportable {
+    /// What it is made of.
+    ///
+    /// # Errors
+    /// When a config can't be read.
+    fn parts(&self) -> Result<Parts<'_>, ImageError>;
+}
+
+/// What something that is to be written is made of.
+pub struct Parts<'a> {
+    /// Of its manifest, or its index.
+    descriptor: Descriptor,
+    /// Blobs that are documents.
+    small: Vec<Vec<u8>>,
+    /// Blobs that are layers.
+    layers: Vec<&'a LayerBlob<'a>>,
+    /// Its names, each with a tag.
+    names: Vec<Reference>,
+    /// What Docker's own list of images says of it.
+    saved: SavedImage,
+}
+
+impl Exportable for ExportedImage<'_> {
+    fn parts(&self) -> Result<Parts<'_>, ImageError> {
+        let (manifest, descriptor) = self.manifest()?;
+        let names = full_names(&self.tags);
+        let layers = self.layers.iter();
+        Ok(Parts {
+            descriptor,
+            small: vec![self.config.clone(), manifest],
+            layers: self.layers.iter().collect(),
+            saved: SavedImage {
+                config: blob_path(&BlobDigest(Digest::of(&self.config))),
+                repo_tags: names.iter().map(Reference::familiar).collect(),
+                layers: layers
+                    .map(|layer| blob_path(&layer.descriptor.digest))
+                    .collect(),
+            },
+            names,
+        })
+    }
+}
+
+/// An image, or several as one.
+pub enum Exported<'a> {
+    /// One.
+    Image(ExportedImage<'a>),
+    /// Several.
+    Index(ExportedIndex<'a>),
+}
+
+impl Exportable for Exported<'_> {
+    fn parts(&self) -> Result<Parts<'_>, ImageError> {
+        match self {
+            Self::Image(image) => image.parts(),
+            Self::Index(index) => index.parts(),
+        }
     }
 }
 

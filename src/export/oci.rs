@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::archive::ArchiveWriter;
 use super::destination::new_file;
-use super::{ExportError, ExportedImage, LayerBlob, read_layer};
+use super::{ExportError, Exportable, LayerBlob, Parts, read_layer};
 use crate::digest::{BlobDigest, Digest};
 use crate::image::archive::{
     IMAGE_NAME_ANNOTATION, INDEX_FILE, ImageName, LAYOUT_FILE, REF_NAME_ANNOTATION, blob_path,
@@ -22,7 +22,7 @@ use crate::time::Timestamp;
 /// # Errors
 /// When a layer can't be read or isn't what its descriptor says, or `out` can't be written.
 pub fn write_archive<W: Write>(
-    images: &[ExportedImage<'_>],
+    images: &[impl Exportable],
     mtime: Option<Timestamp>,
     out: W,
 ) -> Result<Vec<Descriptor>, ExportError> {
@@ -31,7 +31,7 @@ pub fn write_archive<W: Write>(
 
 /// Writes the members of a layout together with `others`, all in the order of their names.
 pub(super) fn write_members<W: Write>(
-    images: &[ExportedImage<'_>],
+    images: &[impl Exportable],
     mtime: Option<Timestamp>,
     others: BTreeMap<String, Vec<u8>>,
     out: W,
@@ -40,10 +40,10 @@ pub(super) fn write_members<W: Write>(
     let mut index = Vec::new();
     let mut manifests = Vec::with_capacity(images.len());
     for image in images {
-        let (bytes, manifest) = image.manifest()?;
-        members.extend(blobs(image, bytes));
-        index.extend(entries(image, &manifest));
-        manifests.push(manifest);
+        let parts = image.parts()?;
+        index.extend(entries(&parts));
+        members.extend(blobs(parts.small, parts.layers));
+        manifests.push(parts.descriptor);
     }
     let index = ImageIndex::new(index);
     let mtime = mtime.map_or(0, |time| time.seconds().max(0).cast_unsigned());
@@ -75,15 +75,16 @@ pub(super) fn write_members<W: Write>(
 /// # Errors
 /// When a layer can't be read or isn't what its descriptor says, or the folder can't be written
 /// or holds a layout of an unknown version.
-pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Descriptor, ExportError> {
-    let (manifest_bytes, manifest) = image.manifest()?;
+pub fn write_folder(image: &impl Exportable, folder: &Path) -> Result<Descriptor, ExportError> {
+    let parts = image.parts()?;
+    let added = entries(&parts);
     let blobs_folder = folder.join("blobs/sha256");
     DirBuilder::new()
         .recursive(true)
         .create(&blobs_folder)
         .map_err(ExportError::io("create", &blobs_folder))?;
     let mut index = existing_index(folder)?;
-    for (digest, blob) in blobs(image, manifest_bytes) {
+    for (digest, blob) in blobs(parts.small, parts.layers) {
         let place = folder.join(blob_path(&digest));
         match blob {
             Blob::Small(bytes) => write_beside(&place, |out| {
@@ -101,7 +102,6 @@ pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Descript
     write_beside(&folder.join(LAYOUT_FILE), |out| {
         out.write_all(&layout_bytes()).map_err(ExportError::Write)
     })?;
-    let added = entries(image, &manifest);
     index
         .manifests
         .retain(|old| !added.iter().any(|new| is_replaced_by(old, new)));
@@ -110,20 +110,21 @@ pub fn write_folder(image: &ExportedImage<'_>, folder: &Path) -> Result<Descript
     write_beside(&folder.join(INDEX_FILE), |out| {
         out.write_all(&index.to_bytes()).map_err(ExportError::Write)
     })?;
-    Ok(manifest)
+    Ok(parts.descriptor)
 }
 
 /// The image's entries in the index: one for each name.
-fn entries(image: &ExportedImage<'_>, manifest: &Descriptor) -> Vec<Descriptor> {
-    let names: Vec<(String, String)> = image
-        .names()
+fn entries(parts: &Parts<'_>) -> Vec<Descriptor> {
+    let names: Vec<(String, String)> = parts
+        .names
+        .iter()
         .map(|name| (name.to_string(), name.tag().unwrap_or_default().to_owned()))
         .collect();
     let names: Vec<ImageName<'_>> = names
         .iter()
         .map(|(full, tag)| ImageName { full, tag })
         .collect();
-    named_descriptors(manifest, &names)
+    named_descriptors(&parts.descriptor, &names)
 }
 
 /// Whether an older entry says of the same name, or of the same image without one.
@@ -145,12 +146,15 @@ enum Blob<'a> {
 }
 
 /// All blobs in the order of their digests.
-fn blobs<'a>(image: &'a ExportedImage<'_>, manifest: Vec<u8>) -> BTreeMap<BlobDigest, Blob<'a>> {
-    let layers = image.layers.iter();
+fn blobs<'a>(
+    small: Vec<Vec<u8>>,
+    layers: Vec<&'a LayerBlob<'a>>,
+) -> BTreeMap<BlobDigest, Blob<'a>> {
+    let layers = layers.into_iter();
     let mut blobs: BTreeMap<_, _> = layers
         .map(|layer| (layer.descriptor().digest, Blob::Layer(layer)))
         .collect();
-    let small = [image.config.clone(), manifest].into_iter();
+    let small = small.into_iter();
     blobs.extend(small.map(|bytes| (BlobDigest(Digest::of(&bytes)), Blob::Small(bytes))));
     blobs
 }

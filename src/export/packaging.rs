@@ -14,6 +14,7 @@ use crate::image::archive::CREATED_ANNOTATION;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Manifest, media_type};
 use crate::layer::compression::Compression;
+use crate::platform::Platform;
 use crate::store::{Store, StoreError};
 
 /// Whose names the formats have in a manifest.
@@ -54,6 +55,22 @@ pub struct Packaging {
     /// Annotations of the manifest's descriptor: in a layout's index and in what is told of a
     /// build.
     pub descriptor_annotations: BTreeMap<String, String>,
+    /// Annotations of the index, where there are images for several platforms.
+    pub index_annotations: BTreeMap<String, String>,
+    /// Annotations of the index's descriptor.
+    pub index_descriptor_annotations: BTreeMap<String, String>,
+    /// Annotations of the manifest for one platform, by its name, and of that manifest's descriptor.
+    pub only: BTreeMap<String, Notes>,
+}
+
+/// Annotations of a manifest and of its descriptor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notes {
+    /// Of the manifest.
+    pub manifest: BTreeMap<String, String>,
+    /// Of its descriptor.
+    pub descriptor: BTreeMap<String, String>,
 }
 
 impl Packaging {
@@ -86,6 +103,16 @@ impl Packaging {
         let own = self.descriptor_annotations.clone();
         descriptor.annotations.extend(own);
         Ok((bytes, descriptor))
+    }
+
+    /// How the image for one platform is packed: with what is said of that one only.
+    pub fn for_platform(&self, platform: &Platform) -> Self {
+        let mut own = self.clone();
+        if let Some(notes) = std::mem::take(&mut own.only).remove(&platform.to_string()) {
+            own.annotations.extend(notes.manifest);
+            own.descriptor_annotations.extend(notes.descriptor);
+        }
+        own
     }
 
     /// Remembers that the image is packed so.
@@ -123,7 +150,6 @@ fn key_of(image: &ImageId) -> CacheKey {
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::platform::Platform;
 
     #[test]
     fn a_manifest_says_everything_in_one_familys_words() {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::ExportError;
+use super::index::index;
 use super::layers::OutgoingLayer;
+use super::packaging::Packaging;
 use super::stored::StoredImage;
 use crate::digest::BlobDigest;
 use crate::image::manifest::{Descriptor, media_type};
@@ -98,6 +100,37 @@ pub async fn push(
         Some(activity) => activity.end(result),
         None => result,
     }
+}
+
+/// Pushes one image, or several and the index of them, under one name. The images of an index have
+/// no names of their own.
+///
+/// # Errors
+/// As [`push`].
+pub async fn push_all(
+    materializer: &Arc<Materializer>,
+    client: &Client,
+    images: &[StoredImage],
+    packaging: &Packaging,
+    reference: &Reference,
+    reporter: &Arc<Reporter>,
+) -> Result<Pushed, PushError> {
+    if let [image] = images {
+        return push(materializer, client, image, reference, reporter).await;
+    }
+    let mut manifests = Vec::with_capacity(images.len());
+    let nameless = reference.clone().without_tag();
+    for image in images {
+        let pushed = push(materializer, client, image, &nameless, reporter).await?;
+        manifests.push(pushed.manifest);
+    }
+    let (bytes, descriptor) = index(packaging, manifests);
+    let activity = reporter.begin(&format!("pushing the index of {reference}"));
+    let pushing = client.push_manifest(reference, &descriptor.media_type, bytes);
+    activity.end(pushing.await)?;
+    Ok(Pushed {
+        manifest: descriptor,
+    })
 }
 
 async fn push_layer(

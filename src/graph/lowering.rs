@@ -117,6 +117,8 @@ pub(super) struct StageState {
 /// Counts a stage's steps for the names that the user sees: `[builder 2/5]`.
 #[derive(Clone, Debug)]
 struct StepPrefix {
+    /// The platform and a space, where the build is for several.
+    platform: String,
     stage: String,
     current: usize,
     total: usize,
@@ -134,7 +136,8 @@ impl StepPrefix {
         let trigger = if is_trigger { "ONBUILD " } else { "" };
         let (instruction, rest) = text.split_once(' ').unwrap_or((text, ""));
         format!(
-            "[{stage}{:>width$}/{}] {trigger}{} {rest}",
+            "[{}{stage}{:>width$}/{}] {trigger}{} {rest}",
+            self.platform,
             self.current,
             self.total,
             instruction.to_ascii_uppercase()
@@ -216,6 +219,7 @@ impl Lowering<'_> {
             .filter(|(step, _)| makes_layer(&step.instruction))
             .count();
         let mut prefix = StepPrefix {
+            platform: self.shown_platform(index),
             stage: if self.plan.stages.len() == 1 {
                 String::new()
             } else {
@@ -308,6 +312,29 @@ impl Lowering<'_> {
                 trigger: None,
             },
         })
+    }
+
+    /// `linux/arm64 `, and for a stage that is built elsewhere `linux/amd64->arm64 `, where the build
+    /// is for several platforms.
+    fn shown_platform(&self, index: usize) -> String {
+        let options = &self.plan.options;
+        if !options.platform_is_one_of_several {
+            return String::new();
+        }
+        let (own, target) = (&self.plan.stages[index].platform, &options.platform);
+        if own == target {
+            return format!("{own} ");
+        }
+        let mut parts = Vec::new();
+        if own.os != target.os {
+            parts.push(target.os.as_str());
+        }
+        let differs = own.architecture != target.architecture || own.variant != target.variant;
+        if differs {
+            parts.push(&target.architecture);
+            parts.extend(target.variant.as_deref());
+        }
+        format!("{own}->{} ", parts.join("/"))
     }
 
     fn image(&self, key: &ImageKey, span: Span) -> Result<&BaseImage, Diagnostic> {

@@ -45,6 +45,13 @@ pub use remote::{HttpSource, RemoteSource, masked_in_place};
 #[derive(Clone, std::marker::Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VertexIndex(pub usize);
 
+impl VertexIndex {
+    /// What it is where vertices have become others, in their order.
+    pub fn within(self, moved: &[Self]) -> Option<Self> {
+        moved.get(self.0).copied()
+    }
+}
+
 /// A file system that an operation reads.
 #[derive(Clone, std::marker::Copy, PartialEq, Eq, Debug)]
 pub enum FileSystem {
@@ -394,6 +401,34 @@ pub struct Graph {
     pub images: Vec<BaseImage>,
 }
 
+impl Operation {
+    /// Renames what it reads, as a graph is taken into another one.
+    fn relocate(&mut self, images: &[usize], vertices: &[VertexIndex]) {
+        let place = |from: &mut FileSystem| {
+            if let FileSystem::Vertex(index) = from {
+                *index = vertices[index.0];
+            }
+        };
+        match self {
+            Self::Image(image) => *image = images[*image],
+            Self::MakeDirectory(_) => {}
+            Self::Copy(copy) => place(&mut copy.from),
+            Self::Run(run) => {
+                for mount in &mut run.mounts {
+                    match &mut mount.kind {
+                        MountKind::Bind { from, .. }
+                        | MountKind::Cache {
+                            from: Some((from, _)),
+                            ..
+                        } => place(from),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Graph {
     /// The vertex behind an index.
     pub fn vertex(&self, index: VertexIndex) -> &Vertex {
@@ -404,6 +439,38 @@ impl Graph {
     pub fn add(&mut self, vertex: Vertex) -> VertexIndex {
         self.vertices.push(vertex);
         VertexIndex(self.vertices.len() - 1)
+    }
+
+    /// Takes in another graph. What both would do alike is done once. Gives what the other's
+    /// vertices are here.
+    pub fn absorb(&mut self, other: Self) -> Vec<VertexIndex> {
+        let known = self.vertices.len();
+        let images: Vec<usize> = other
+            .images
+            .into_iter()
+            .map(|image| {
+                let place = self.images.iter().position(|one| *one == image);
+                place.unwrap_or_else(|| {
+                    self.images.push(image);
+                    self.images.len() - 1
+                })
+            })
+            .collect();
+        let mut moved: Vec<VertexIndex> = Vec::with_capacity(other.vertices.len());
+        for mut vertex in other.vertices {
+            vertex.parent = vertex.parent.map(|parent| moved[parent.0]);
+            vertex.operation.relocate(&images, &moved);
+            let same = self.vertices[..known].iter().position(|one| {
+                one.operation == vertex.operation
+                    && one.parent == vertex.parent
+                    && one.fresh == vertex.fresh
+            });
+            moved.push(match same {
+                Some(place) => VertexIndex(place),
+                None => self.add(vertex),
+            });
+        }
+        moved
     }
 
     /// Every vertex that `index` reads, its parent first.
@@ -435,5 +502,73 @@ impl Graph {
             std::iter::successors(target, |index| self.vertex(*index).parent).collect();
         chain.reverse();
         chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dockerfile::span::Span;
+
+    fn copy(from: FileSystem, path: &str, parent: Option<VertexIndex>, name: &str) -> Vertex {
+        Vertex {
+            operation: Operation::Copy(super::Copy::literal(from, path.to_owned(), "/")),
+            parent,
+            fresh: false,
+            meta: Meta {
+                name: name.to_owned(),
+                span: Span::default(),
+                trigger: None,
+            },
+        }
+    }
+
+    /// A stage that is the same for every platform, and a target that copies from it and differs.
+    fn graph(platform: &str) -> (Graph, VertexIndex) {
+        let mut graph = Graph::default();
+        let same = graph.add(copy(FileSystem::Context, "/common", None, platform));
+        let own = graph.add(copy(FileSystem::Context, platform, None, platform));
+        let from = FileSystem::Vertex(same);
+        let target = graph.add(copy(from, "/common", Some(own), platform));
+        (graph, target)
+    }
+
+    #[test]
+    fn graphs_that_become_one_share_what_is_alike() {
+        let mut merged = Graph::default();
+        let [first, second] = ["/a", "/b"].map(|platform| {
+            let (graph, target) = graph(platform);
+            target.within(&merged.absorb(graph)).unwrap()
+        });
+        let names = |target| -> Vec<(usize, &str)> {
+            let needed = needed(&merged, target);
+            needed
+                .into_iter()
+                .map(|index: VertexIndex| (index.0, merged.vertex(index).meta.name.as_str()))
+                .collect()
+        };
+        assert_eq!(names(first), [(0, "/a"), (1, "/a"), (2, "/a")]);
+        assert_eq!(names(second), [(0, "/a"), (3, "/b"), (4, "/b")]);
+    }
+
+    #[test]
+    fn a_graph_alone_stays_as_it_is() {
+        let (mut twice, target) = graph("/a");
+        // what one platform does twice it does twice
+        twice.add(twice.vertex(target).clone());
+        let before = format!("{twice:?}");
+        let mut merged = Graph::default();
+        merged.absorb(twice);
+        assert_eq!(format!("{merged:?}"), before);
+    }
+
+    fn needed(graph: &Graph, target: VertexIndex) -> std::collections::BTreeSet<VertexIndex> {
+        let mut needed = std::collections::BTreeSet::from([target]);
+        for index in (0..graph.vertices.len()).rev().map(VertexIndex) {
+            if needed.contains(&index) {
+                needed.extend(graph.inputs(index));
+            }
+        }
+        needed
     }
 }

@@ -33,6 +33,8 @@ pub struct Options {
     pub platform: Platform,
     /// Whether the user named the platform.
     pub platform_is_explicit: bool,
+    /// Whether it is one of several, so that names of steps say it.
+    pub platform_is_one_of_several: bool,
     /// The platform that the build runs on.
     pub build_platform: Platform,
     /// `--network`.
@@ -68,6 +70,7 @@ impl Options {
             build_platform: platform.clone(),
             platform,
             platform_is_explicit: false,
+            platform_is_one_of_several: false,
             network: NetworkMode::default(),
             run: Arc::default(),
             source_date_epoch: None,

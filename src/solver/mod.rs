@@ -40,10 +40,13 @@ pub type Solved = BTreeMap<VertexIndex, StepResult>;
 
 type Task = Shared<BoxFuture<'static, Result<StepResult, Arc<SolveError>>>>;
 
-/// The vertices that `target` needs, itself among them.
-pub fn needed(graph: &Graph, target: Option<VertexIndex>) -> BTreeSet<VertexIndex> {
+/// The vertices that the targets need, themselves among them.
+pub fn needed(
+    graph: &Graph,
+    targets: impl IntoIterator<Item = VertexIndex>,
+) -> BTreeSet<VertexIndex> {
     let mut needed = BTreeSet::new();
-    let mut open: Vec<VertexIndex> = target.into_iter().collect();
+    let mut open: Vec<VertexIndex> = targets.into_iter().collect();
     while let Some(index) = open.pop() {
         if needed.insert(index) {
             open.extend(graph.inputs(index));
@@ -52,13 +55,13 @@ pub fn needed(graph: &Graph, target: Option<VertexIndex>) -> BTreeSet<VertexInde
     needed
 }
 
-/// Solves `target` and everything it needs.
+/// Solves the targets and everything they need.
 ///
 /// # Errors
 /// The first step that failed. All others have ended when this returns.
 pub async fn solve(
     graph: Arc<Graph>,
-    target: Option<VertexIndex>,
+    targets: &[VertexIndex],
     context: Arc<StepContext>,
     reporter: Arc<Reporter>,
 ) -> Result<Solved, Arc<SolveError>> {
@@ -67,7 +70,7 @@ pub async fn solve(
     let mut tasks: BTreeMap<VertexIndex, Task> = BTreeMap::new();
     let mut ids: BTreeMap<VertexIndex, VertexId> = BTreeMap::new();
     // Inputs have lower numbers than what reads them, so they are there already.
-    for index in needed(&graph, target) {
+    for index in needed(&graph, targets.iter().copied()) {
         let inputs: Vec<(VertexIndex, Task)> = graph
             .inputs(index)
             .into_iter()

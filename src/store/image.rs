@@ -76,11 +76,62 @@ impl Store {
     /// # Errors
     /// When there is no such image, or the database fails.
     pub fn tag(&self, reference: &Reference, id: &ImageId) -> Result<(), StoreError> {
+        self.tag_variants(reference, std::slice::from_ref(id))
+    }
+
+    /// Gives a name to one image for several platforms: to its variants, which are images here. Who
+    /// doesn't ask for a platform means that of this machine, or else the first.
+    ///
+    /// # Errors
+    /// When one isn't there, or the database fails.
+    pub fn tag_variants(&self, reference: &Reference, ids: &[ImageId]) -> Result<(), StoreError> {
+        let host = Platform::host();
         self.inner.database.write(|transaction| {
-            if sql::image(transaction, id)?.is_none() {
-                return Err(StoreError::MissingBlob(BlobDigest(id.0)))?;
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let image = sql::image(transaction, id)?;
+                found.push(image.ok_or(StoreError::MissingBlob(BlobDigest(id.0)))?);
             }
-            Ok(sql::tag(transaction, reference, id)?)
+            let Some(usual) = best(&host, &found).or(found.first()) else {
+                return Ok(());
+            };
+            let all = if ids.len() > 1 { ids } else { &[] };
+            Ok(sql::tag(transaction, reference, &usual.id, all)?)
+        })
+    }
+
+    /// The variants for several platforms that a name stands for, in their order; none where the
+    /// name is one image's.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn variants(&self, reference: &Reference) -> Result<Vec<ImageId>, StoreError> {
+        self.inner.database.read(|c| sql::variants(c, reference))
+    }
+
+    /// The image, or of several variants the best, that a name means on a platform. Where it has
+    /// none for that, the platforms that it has; no such name is no platforms.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn resolve_for(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Result<ImageRecord, Vec<Platform>>, StoreError> {
+        self.inner.database.read(|c| {
+            let mut ids = sql::variants(c, reference)?;
+            if ids.is_empty() {
+                ids.extend(sql::tagged(c, reference)?);
+            }
+            let mut images = Vec::with_capacity(ids.len());
+            for id in &ids {
+                images.extend(sql::image(c, id)?);
+            }
+            Ok(match best(platform, &images) {
+                Some(image) => Ok(image.clone()),
+                None => Err(images.into_iter().map(|image| image.platform).collect()),
+            })
         })
     }
 
@@ -144,4 +195,15 @@ impl Store {
             Ok(images)
         })
     }
+}
+
+/// The image that fits a platform best.
+fn best<'a>(platform: &Platform, images: &'a [ImageRecord]) -> Option<&'a ImageRecord> {
+    let fitting = images.iter().filter_map(|image| {
+        let rank = platform.rank(&image.platform)?;
+        Some((rank, image))
+    });
+    fitting
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, image)| image)
 }

@@ -167,7 +167,8 @@ impl Store {
             let ids = transaction
                 .prepare(
                     "SELECT id FROM images WHERE session < ?1 AND added < ?2
-                     AND (?3 OR id NOT IN (SELECT image FROM tags)) ORDER BY id",
+                     AND (?3 OR id NOT IN (SELECT image FROM tags UNION SELECT image FROM variants))
+                     ORDER BY id",
                 )?
                 .query_map(params![oldest.0, seconds(prune.before), all], |row| {
                     sql::required_digest(row, 0).map(ImageId)

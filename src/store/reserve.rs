@@ -10,7 +10,7 @@ use super::{Store, create_file};
 
 const NAME: &str = "reserve";
 /// What opening the database and removing the first rows takes, in bytes.
-const SIZE: u64 = 256 << 10;
+const SIZE: u64 = 384 << 10;
 
 /// Sets the room aside where there is plenty. To have none is no reason to fail.
 pub(super) fn keep(root: &Path) {

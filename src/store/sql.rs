@@ -13,6 +13,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 
 pub(super) use images::{
     delete_image, image, image_ids, manifests, put_image, put_manifest, tag, tagged, tags, untag,
+    variants,
 };
 
 use super::download::DownloadRecord;
@@ -151,6 +152,15 @@ CREATE TABLE kept_layers (
     PRIMARY KEY (kept, position)
 ) WITHOUT ROWID;
 CREATE INDEX kept_layers_layer ON kept_layers (layer);
+",
+    "
+CREATE TABLE variants (
+    reference TEXT NOT NULL REFERENCES tags (reference) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    image BLOB NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    PRIMARY KEY (reference, position)
+) WITHOUT ROWID;
+CREATE INDEX variants_image ON variants (image);
 ",
 ];
 

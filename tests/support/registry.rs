@@ -129,7 +129,8 @@ impl Registry {
     }
 }
 
-const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json, \
+const ACCEPT: &str = "Accept: application/vnd.oci.image.index.v1+json, \
+                      application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.docker.distribution.manifest.v2+json";
 
 impl Drop for Registry {

@@ -6,12 +6,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::inspect::read_image;
-use super::{Context, find_image, images};
+use super::{Context, find_image_for, images};
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::template::Format;
 use crate::cli::ui::format;
 use crate::image::config::ImageConfig;
+use crate::platform::Platform;
 use crate::store::{ImageRecord, Store};
 use crate::time::Timestamp;
 
@@ -34,6 +35,10 @@ pub struct HistoryArguments {
     #[arg(short, long)]
     quiet: bool,
 
+    /// The platform to show of an image for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+
     /// Sizes and dates as people read them
     #[arg(short = 'H', long, default_value = "true", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
@@ -46,7 +51,7 @@ pub struct HistoryArguments {
 /// When there's no such image.
 pub fn run(arguments: HistoryArguments, context: &Context) -> Result<(), Failure> {
     let store = context.open_store()?;
-    let id = find_image(&store, &arguments.image)?;
+    let id = find_image_for(&store, &arguments.image, arguments.platform.as_ref())?;
     let (record, _, config) = read_image(&store, &id)?;
     let sizes = sizes(&store, &record, &config)?;
     let rows = rows(&arguments, &record, &config, &sizes, Timestamp::now());

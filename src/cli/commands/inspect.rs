@@ -3,12 +3,13 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Context, find_image, layers};
+use super::{Context, find_image_for, layers};
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::template::Format;
 use crate::digest::ImageId;
 use crate::image::config::ImageConfig;
+use crate::platform::Platform;
 use crate::store::{ImageRecord, Store};
 
 /// Options of `rbuild inspect`.
@@ -26,6 +27,10 @@ pub struct InspectArguments {
     /// Show what each layer added, hid and wasted
     #[arg(long)]
     pub(in crate::cli) layers: bool,
+
+    /// The platform to show of an image for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
 
     /// What the names stand for; there are only images
     #[arg(long = "type", value_name = "image", hide = true)]
@@ -45,7 +50,7 @@ pub fn run(arguments: InspectArguments, context: &Context) -> Result<(), Failure
     // What was found before an image that isn't there is shown.
     let mut missing = None;
     for name in &arguments.images {
-        match find_image(&store, name) {
+        match find_image_for(&store, name, arguments.platform.as_ref()) {
             Ok(id) if arguments.layers => {
                 documents.push(layers::document(&store, context, name, &id)?);
             }

@@ -40,6 +40,7 @@ use super::ui::{Phase, Progress, ProgressMode, SharedStderr};
 use crate::build::BuildEnvironment;
 use crate::digest::ImageId;
 use crate::layer::form::{Form, Ownership, XattrNamespace};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, ClientOptions, Credentials, HelperOutput, RunHelper};
 use crate::sandbox::{self, OutsideHelper, OutsideProgram, Processes, Rung};
@@ -328,6 +329,50 @@ pub(super) fn find_image(store: &Store, text: &str) -> Result<ImageId, Failure> 
     }
 }
 
+/// The image that the user means, for a platform where one was asked for.
+pub(super) fn find_image_for(
+    store: &Store,
+    text: &str,
+    platform: Option<&Platform>,
+) -> Result<ImageId, Failure> {
+    let usual = find_image(store, text)?;
+    let Some(platform) = platform else {
+        return Ok(usual);
+    };
+    let mut best = None;
+    let mut others = Vec::new();
+    for id in find_images(store, text)? {
+        let Some(image) = store.image(&id)? else {
+            continue;
+        };
+        match platform.rank(&image.platform) {
+            Some(rank) if best.is_none_or(|(known, _)| rank < known) => best = Some((rank, id)),
+            _ => others.push(image.platform.to_string()),
+        }
+    }
+    best.map(|(_, id)| id).ok_or_else(|| {
+        let others = others.join(", ");
+        Failure::user(format!(
+            "the image `{text}` is for {others}, not for {platform}"
+        ))
+    })
+}
+
+/// The images that the user means: one, or with the name of an image for several platforms all its
+/// variants.
+pub(super) fn find_images(store: &Store, text: &str) -> Result<Vec<ImageId>, Failure> {
+    let found = find_image(store, text)?;
+    if let Ok(reference) = text.parse::<Reference>().map(Reference::with_default_tag)
+        && store.resolve(&reference)? == Some(found)
+    {
+        let variants = store.variants(&reference)?;
+        if !variants.is_empty() {
+            return Ok(variants);
+        }
+    }
+    Ok(vec![found])
+}
+
 /// A name that the user wrote, `:latest` added where it has neither tag nor digest.
 pub(super) fn parse_reference(text: &str) -> Result<Reference, Failure> {
     text.parse::<Reference>()
@@ -339,7 +384,6 @@ pub(super) fn parse_reference(text: &str) -> Result<Reference, Failure> {
 mod tests {
     use super::*;
     use crate::digest::BlobDigest;
-    use crate::platform::Platform;
     use crate::store::ImageRecord;
 
     /// A store with images of these configs, and their ids.

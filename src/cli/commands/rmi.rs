@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, find_image};
+use super::{Context, find_image, find_images};
 use crate::cli::error::{ErrorKind, Failure};
 use crate::cli::output;
 use crate::digest::ImageId;
@@ -59,10 +59,13 @@ fn remove(store: &Store, text: &str, arguments: &RmiArguments) -> Result<String,
     if let Ok(reference) = named
         && names.contains(&reference)
     {
+        let all = find_images(store, text)?;
         store.untag(&reference)?;
         let mut out = format!("Untagged: {}\n", reference.familiar());
-        if names.len() == 1 {
-            out.push_str(&delete(store, &id, &[], arguments)?);
+        for id in all {
+            if store.names(&id)?.is_empty() {
+                out.push_str(&delete(store, &id, &[], arguments)?);
+            }
         }
         return Ok(out);
     }

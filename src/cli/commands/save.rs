@@ -63,14 +63,13 @@ pub async fn run(arguments: SaveArguments, context: &Context) -> Result<(), Fail
             .hint("name a file with `-o FILE`, or redirect standard output"));
     }
     let environment = context.build_environment(None)?;
-    let mut images: Vec<(ImageId, Vec<Reference>)> = Vec::new();
+    let store = &environment.store;
+    let mut images: Vec<(Vec<ImageId>, Vec<Reference>)> = Vec::new();
     for text in &arguments.images {
-        for (id, name) in named(&environment.store, text)? {
-            add(&mut images, id, name);
+        for (id, name) in named(store, text)? {
+            let ids = variants(store, id, name.as_ref(), &arguments.platform)?;
+            add(&mut images, ids, name);
         }
-    }
-    for (id, _) in &images {
-        check_platform(&environment.store, id, &arguments.platform)?;
     }
     let archive = SavedArchive {
         images,
@@ -96,7 +95,15 @@ fn named(store: &Store, text: &str) -> Result<Vec<(ImageId, Option<Reference>)>,
     if let Ok(reference) = parse_reference(text)
         && is_name_only(&reference)
     {
-        let all: Vec<_> = tags_of(&store.images()?, &reference);
+        let mut all: Vec<_> = tags_of(&store.images()?, &reference);
+        // Of variants, the one that stands for all.
+        let stands = |(id, name): &(ImageId, Option<Reference>)| match name {
+            Some(name) => Ok::<bool, Failure>(store.resolve(name)? == Some(*id)),
+            None => Ok(true),
+        };
+        let standing = all.iter().map(stands).collect::<Result<Vec<_>, _>>()?;
+        let mut standing = standing.into_iter();
+        all.retain(|_| standing.next().unwrap_or(true));
         if !all.is_empty() {
             return Ok(all);
         }
@@ -122,10 +129,14 @@ fn tags_of(
 }
 
 /// Adds a name of an image; the same image is written once.
-fn add(images: &mut Vec<(ImageId, Vec<Reference>)>, id: ImageId, name: Option<Reference>) {
-    let known = images.iter().position(|(known, _)| *known == id);
+fn add(
+    images: &mut Vec<(Vec<ImageId>, Vec<Reference>)>,
+    ids: Vec<ImageId>,
+    name: Option<Reference>,
+) {
+    let known = images.iter().position(|(known, _)| *known == ids);
     let at = known.unwrap_or_else(|| {
-        images.push((id, Vec::new()));
+        images.push((ids, Vec::new()));
         images.len() - 1
     });
     images[at].1.extend(name);
@@ -137,17 +148,38 @@ fn add(images: &mut Vec<(ImageId, Vec<Reference>)>, id: ImageId, name: Option<Re
     });
 }
 
-fn check_platform(store: &Store, id: &ImageId, wanted: &[Platform]) -> Result<(), Failure> {
-    let Some(image) = store.image(id)? else {
-        return Ok(());
+/// The image, or what it is one of for several platforms, as far as those are wanted.
+fn variants(
+    store: &Store,
+    id: ImageId,
+    name: Option<&Reference>,
+    wanted: &[Platform],
+) -> Result<Vec<ImageId>, Failure> {
+    let mut all = match name {
+        Some(name) => store.variants(name)?,
+        None => Vec::new(),
     };
-    if wanted.is_empty() || wanted.iter().any(|one| one.accepts(&image.platform)) {
-        return Ok(());
+    if all.is_empty() {
+        all.push(id);
+    }
+    let mut fitting = Vec::with_capacity(all.len());
+    let mut platforms = Vec::new();
+    for one in all {
+        let Some(image) = store.image(&one)? else {
+            continue;
+        };
+        if wanted.is_empty() || wanted.iter().any(|one| one.accepts(&image.platform)) {
+            fitting.push(one);
+        }
+        platforms.push(image.platform.to_string());
+    }
+    if !fitting.is_empty() {
+        return Ok(fitting);
     }
     let short: String = id.hex().chars().take(12).collect();
     Err(Failure::user(format!(
         "the image {short} is for {}, not for {}",
-        image.platform,
+        platforms.join(", "),
         wanted
             .iter()
             .map(ToString::to_string)
@@ -220,12 +252,12 @@ mod tests {
         let name = |text: &str| Some(text.parse::<Reference>().unwrap());
         let mut images = Vec::new();
         for name in [name("a:1"), None, name("a:2"), name("a:1")] {
-            add(&mut images, id, name);
+            add(&mut images, vec![id], name);
         }
         assert_eq!(
             images,
             [(
-                id,
+                vec![id],
                 vec!["a:1".parse().unwrap(), "a:2".parse::<Reference>().unwrap()]
             )]
         );
@@ -235,10 +267,11 @@ mod tests {
     fn an_image_for_another_platform_is_refused() {
         let (_root, store, ids) = store(&[&[]]);
         let platform = |text: &str| text.parse::<Platform>().unwrap();
-        assert_eq!(check_platform(&store, &ids[0], &[]), Ok(()));
+        let variants = |wanted: &[Platform]| variants(&store, ids[0], None, wanted);
+        assert_eq!(variants(&[]), Ok(vec![ids[0]]));
         let wanted = [platform("linux/arm64"), platform("linux/amd64")];
-        assert_eq!(check_platform(&store, &ids[0], &wanted), Ok(()));
-        let failure = check_platform(&store, &ids[0], &wanted[..1]).unwrap_err();
+        assert_eq!(variants(&wanted), Ok(vec![ids[0]]));
+        let failure = variants(&wanted[..1]).unwrap_err();
         assert!(
             failure
                 .message()

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, find_image, parse_reference};
+use super::{Context, find_images, parse_reference};
 use crate::cli::error::Failure;
 
 /// Options of `rbuild tag`.
@@ -28,6 +28,6 @@ pub fn run(arguments: TagArguments, context: &Context) -> Result<(), Failure> {
         .hint("leave `@sha256:…` out"));
     }
     let store = context.open_store()?;
-    let image = find_image(&store, &arguments.source)?;
-    Ok(store.tag(&target, &image)?)
+    let images = find_images(&store, &arguments.source)?;
+    Ok(store.tag_variants(&target, &images)?)
 }

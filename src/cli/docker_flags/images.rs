@@ -4,7 +4,7 @@ use super::{
     Flag, NO_BUILDERS, NO_CONTENT_TRUST, TRUE_OR_FALSE, always, any_bool, default_builder, is_true,
 };
 
-const ONE_PLATFORM: &str = "an image in rbuild's store is for one platform";
+const NO_TREE: &str = "each platform's image has a line of its own";
 const ALL_TAGS: &str = "name each tag";
 
 const CONTENT_TRUST: Flag = Flag::switch("disable-content-trust", is_true, NO_CONTENT_TRUST);
@@ -13,17 +13,21 @@ const BUILDER: Flag = Flag::value("builder", default_builder, NO_BUILDERS);
 const TIMEOUT: Flag = Flag::value("timeout", always, "");
 
 pub(super) static TABLES: &[(&str, &[Flag])] = &[
-    ("images", &[Flag::refused_switch("tree", ONE_PLATFORM)]),
+    ("images", &[Flag::refused_switch("tree", NO_TREE)]),
     (
         "inspect",
         &[
             // An image's size is always shown.
             Flag::switch("size", any_bool, TRUE_OR_FALSE).short('s'),
-            Flag::refused("platform", ONE_PLATFORM),
         ],
     ),
-    ("history", &[Flag::refused("platform", ONE_PLATFORM)]),
-    ("rmi", &[Flag::refused("platform", ONE_PLATFORM)]),
+    (
+        "rmi",
+        &[Flag::refused(
+            "platform",
+            "name one platform's image by its id",
+        )],
+    ),
     (
         "pull",
         &[
@@ -35,7 +39,7 @@ pub(super) static TABLES: &[(&str, &[Flag])] = &[
         "push",
         &[
             Flag::refused_switch("all-tags", ALL_TAGS).short('a'),
-            Flag::refused("platform", ONE_PLATFORM),
+            Flag::refused("platform", "an image goes with all its platforms"),
             CONTENT_TRUST,
         ],
     ),

@@ -75,10 +75,33 @@ pub(in crate::store) fn delete_image(c: &Connection, id: &ImageId) -> Result<boo
     Ok(deleted == 1)
 }
 
-pub(in crate::store) fn tag(c: &Connection, reference: &Reference, image: &ImageId) -> Result<()> {
-    c.prepare_cached("INSERT OR REPLACE INTO tags (reference, image) VALUES (?1, ?2)")?
-        .execute(params![reference.to_string(), image.0.as_bytes()])
-        .map(drop)
+/// Names an image; `all` of several variants, itself among them, where it has any.
+pub(in crate::store) fn tag(
+    c: &Connection,
+    reference: &Reference,
+    image: &ImageId,
+    all: &[ImageId],
+) -> Result<()> {
+    let reference = reference.to_string();
+    c.prepare_cached("DELETE FROM tags WHERE reference = ?1")?
+        .execute([&reference])?;
+    c.prepare_cached("INSERT INTO tags (reference, image) VALUES (?1, ?2)")?
+        .execute(params![reference, image.0.as_bytes()])?;
+    let mut insert =
+        c.prepare_cached("INSERT INTO variants (reference, position, image) VALUES (?1, ?2, ?3)")?;
+    for (position, image) in all.iter().enumerate() {
+        insert.execute(params![reference, position as i64, image.0.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// The variants that a name stands for; none where it is one image's.
+pub(in crate::store) fn variants(c: &Connection, reference: &Reference) -> Result<Vec<ImageId>> {
+    c.prepare_cached("SELECT image FROM variants WHERE reference = ?1 ORDER BY position")?
+        .query_map([reference.to_string()], |row| {
+            required_digest(row, 0).map(ImageId)
+        })?
+        .collect()
 }
 
 pub(in crate::store) fn untag(c: &Connection, reference: &Reference) -> Result<bool> {
@@ -97,9 +120,12 @@ pub(in crate::store) fn tagged(c: &Connection, reference: &Reference) -> Result<
 }
 
 pub(in crate::store) fn tags(c: &Connection, image: &ImageId) -> Result<Vec<Reference>> {
-    c.prepare_cached("SELECT reference FROM tags WHERE image = ?1 ORDER BY reference")?
-        .query_map(params![image.0.as_bytes()], |row| parsed(row, 0))?
-        .collect()
+    c.prepare_cached(
+        "SELECT reference FROM tags WHERE image = ?1
+         UNION SELECT reference FROM variants WHERE image = ?1 ORDER BY reference",
+    )?
+    .query_map(params![image.0.as_bytes()], |row| parsed(row, 0))?
+    .collect()
 }
 
 pub(in crate::store) fn put_manifest(

@@ -1,13 +1,14 @@
 //! Annotations of images: `--annotation [TYPE[PLATFORM]:]KEY=VALUE`, and the keys
 //! `annotation[-TYPE[PLATFORM]].KEY` of `--output`.
 //!
-//! An image for one platform has a manifest and a descriptor of that; an index, which other types
-//! speak of, it has not.
+//! An image for one platform has a manifest and a descriptor of that; several have an index, too,
+//! which other types speak of.
 
 use std::collections::BTreeMap;
 
 use crate::cli::error::Failure;
 use crate::export::Packaging;
+use crate::export::packaging::Notes;
 use crate::platform::Platform;
 
 /// Annotations by place.
@@ -15,6 +16,10 @@ use crate::platform::Platform;
 pub(super) struct Annotations {
     manifest: BTreeMap<String, String>,
     descriptor: BTreeMap<String, String>,
+    index: BTreeMap<String, String>,
+    index_descriptor: BTreeMap<String, String>,
+    /// For one platform of several.
+    only: BTreeMap<String, Notes>,
 }
 
 /// Where an annotation is to stand, as written: `manifest[linux/amd64]`; empty for the usual place.
@@ -23,7 +28,7 @@ pub(super) struct Place<'a>(&'a str);
 
 impl Annotations {
     /// Reads all `--annotation`.
-    pub(super) fn of_flags(texts: &[String], platform: &Platform) -> Result<Self, Failure> {
+    pub(super) fn of_flags(texts: &[String], platforms: &[Platform]) -> Result<Self, Failure> {
         let mut all = Self::default();
         for text in texts.iter().filter(|text| !text.is_empty()) {
             let (key, value) = text.split_once('=').ok_or_else(|| {
@@ -32,12 +37,23 @@ impl Annotations {
             })?;
             let (places, key) = key.split_once(':').unwrap_or(("", key));
             for place in places.split(',') {
-                let one = Self::read(Place(place.trim()), key, value, platform)?;
-                all.manifest.extend(one.manifest);
-                all.descriptor.extend(one.descriptor);
+                let one = Self::read(Place(place.trim()), key, value, platforms)?;
+                all.extend(one);
             }
         }
         Ok(all)
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.manifest.extend(other.manifest);
+        self.descriptor.extend(other.descriptor);
+        self.index.extend(other.index);
+        self.index_descriptor.extend(other.index_descriptor);
+        for (platform, notes) in other.only {
+            let own = self.only.entry(platform).or_default();
+            own.manifest.extend(notes.manifest);
+            own.descriptor.extend(notes.descriptor);
+        }
     }
 
     /// One annotation at its place.
@@ -45,7 +61,7 @@ impl Annotations {
         place: Place<'_>,
         key: &str,
         value: &str,
-        platform: &Platform,
+        platforms: &[Platform],
     ) -> Result<Self, Failure> {
         if key.is_empty() {
             return Err(Failure::user("an annotation has no key")
@@ -55,35 +71,35 @@ impl Annotations {
             Some((kind, rest)) => (kind, Some(rest.strip_suffix(']').unwrap_or(rest))),
             None => (place.0, None),
         };
-        if let Some(only) = only {
-            let wanted: Platform = only.parse().map_err(|error| {
-                Failure::user(format!("the annotation `{key}` has a place for {error}"))
-            })?;
-            if wanted != *platform {
+        let only = only.map(|only| one_of(only, key, platforms)).transpose()?;
+        let one = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let mut all = Self::default();
+        match (kind, only) {
+            ("" | "manifest", None) => all.manifest = one,
+            ("manifest-descriptor", None) => all.descriptor = one,
+            ("" | "manifest", Some(platform)) => {
+                all.only.entry(platform).or_default().manifest = one;
+            }
+            ("manifest-descriptor", Some(platform)) => {
+                all.only.entry(platform).or_default().descriptor = one;
+            }
+            ("index" | "index-descriptor", _) if platforms.len() < 2 => {
                 return Err(Failure::user(format!(
-                    "the annotation `{key}` is for {wanted}, but the image is for {platform}"
-                )));
+                    "the annotation `{key}` is for an index, which an image for one platform has \
+                     not"
+                ))
+                .hint("leave the type out to annotate the manifest"));
+            }
+            ("index", _) => all.index = one,
+            ("index-descriptor", _) => all.index_descriptor = one,
+            (other, _) => {
+                return Err(
+                    Failure::user(format!("there is no annotation type `{other}`"))
+                        .hint("it is manifest, manifest-descriptor, index or index-descriptor"),
+                );
             }
         }
-        let one = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        match kind {
-            "" | "manifest" => Ok(Self {
-                manifest: one,
-                ..Self::default()
-            }),
-            "manifest-descriptor" => Ok(Self {
-                descriptor: one,
-                ..Self::default()
-            }),
-            "index" | "index-descriptor" => Err(Failure::user(format!(
-                "the annotation `{key}` is for an index, which an image for one platform has not"
-            ))
-            .hint("leave the type out to annotate the manifest")),
-            other => Err(
-                Failure::user(format!("there is no annotation type `{other}`"))
-                    .hint("it is manifest or manifest-descriptor"),
-            ),
-        }
+        Ok(all)
     }
 
     /// Adds them to a way of packing; one that this says itself is not replaced.
@@ -95,7 +111,32 @@ impl Annotations {
         };
         add(&self.manifest, &mut packaging.annotations);
         add(&self.descriptor, &mut packaging.descriptor_annotations);
+        add(&self.index, &mut packaging.index_annotations);
+        add(
+            &self.index_descriptor,
+            &mut packaging.index_descriptor_annotations,
+        );
+        for (platform, notes) in &self.only {
+            let own = packaging.only.entry(platform.clone()).or_default();
+            add(&notes.manifest, &mut own.manifest);
+            add(&notes.descriptor, &mut own.descriptor);
+        }
     }
+}
+
+/// The name of the platform that `text` means, which must be one that the image is for.
+fn one_of(text: &str, key: &str, platforms: &[Platform]) -> Result<String, Failure> {
+    let wanted: Platform = text.parse().map_err(|error| {
+        Failure::user(format!("the annotation `{key}` has a place for {error}"))
+    })?;
+    if platforms.contains(&wanted) {
+        return Ok(wanted.to_string());
+    }
+    let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+    Err(Failure::user(format!(
+        "the annotation `{key}` is for {wanted}, but the image is for {}",
+        names.join(", ")
+    )))
 }
 
 /// Place and key of `annotation-PLACE.KEY`.
@@ -128,11 +169,11 @@ mod tests {
 
     fn flags(texts: &[&str]) -> Result<Packaging, String> {
         let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-        let annotations = Annotations::of_flags(&texts, &platform())
+        let annotations = Annotations::of_flags(&texts, &[platform()])
             .map_err(|failure| failure.message().to_owned())?;
         let mut packaging = Packaging::default();
         annotations.add_to(&mut packaging);
-        Ok(packaging)
+        Ok(packaging.for_platform(&platform()))
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

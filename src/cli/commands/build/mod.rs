@@ -158,7 +158,7 @@ async fn choose_engine(prepared: &mut Prepared, context: &Context) -> Result<boo
 
 /// Files and standard output, for scripts.
 fn deliver(prepared: &Prepared, result: &BuildResult) -> Result<(), Failure> {
-    let id = result.image_id.to_string();
+    let id = summary::id(result);
     if let Some(file) = &prepared.iidfile {
         write(file, &id)?;
     }

@@ -27,6 +27,8 @@ pub(super) struct OutputValue {
     pub(super) packaging: Packaging,
     /// `rewrite-timestamp=`; plain files have none.
     pub(super) rewrite_timestamp: Option<bool>,
+    /// `platform-split=`.
+    pub(super) platform_split: Option<bool>,
 }
 
 /// What an output is.
@@ -58,6 +60,7 @@ impl OutputValue {
             names: Vec::new(),
             packaging,
             rewrite_timestamp: None,
+            platform_split: None,
         }
     }
 
@@ -82,6 +85,7 @@ impl OutputValue {
             target,
             names: self.names.clone(),
             packaging: self.packaging.clone(),
+            platform_split: self.platform_split,
         }
     }
 }
@@ -90,8 +94,8 @@ impl OutputValue {
 pub(super) struct Around<'a> {
     /// Whether standard output is a terminal.
     pub(super) stdout_is_terminal: bool,
-    /// What the image runs on.
-    pub(super) platform: &'a Platform,
+    /// What the image runs on: at least one.
+    pub(super) platforms: &'a [Platform],
     /// `--annotation`.
     pub(super) annotations: &'a Annotations,
 }
@@ -139,6 +143,7 @@ struct Reading<'a> {
     packaging: Packaging,
     level: Option<u32>,
     rewrite_timestamp: bool,
+    platform_split: Option<bool>,
 }
 
 impl<'a> Reading<'a> {
@@ -154,6 +159,7 @@ impl<'a> Reading<'a> {
             packaging: Packaging::default(),
             level: None,
             rewrite_timestamp: false,
+            platform_split: None,
         }
     }
 
@@ -184,7 +190,16 @@ impl<'a> Reading<'a> {
             ("image" | "registry", "store") if is_on()? => {}
             ("image" | "registry", "unpack" | "name-canonical" | "registry.insecure")
                 if !is_on()? => {}
-            ("local", "platform-split") if !is_on()? => {}
+            ("local" | "tar", "platform-split") => {
+                let split = is_on()?;
+                if !split && self.around.platforms.len() > 1 {
+                    return Err(Failure::user(
+                        "`platform-split=false` would mix the files of several platforms",
+                    )
+                    .hint("leave it out: each platform gets a folder of its own"));
+                }
+                self.platform_split = Some(split);
+            }
             ("local", "mode") if value == "copy" => {}
             (_, "name") if self.is_image() => self.names.extend(names(value)?),
             (_, "rewrite-timestamp") if self.is_image() => self.rewrite_timestamp = is_on()?,
@@ -211,8 +226,8 @@ impl<'a> Reading<'a> {
             _ if self.is_image() && key.starts_with("annotation") => {
                 // Keys of annotations keep their case.
                 let (place, name) = annotation::place_of_key(written)?;
-                let platform = self.around.platform;
-                Annotations::read(place, name, value, platform)?.add_to(&mut self.packaging);
+                let platforms = self.around.platforms;
+                Annotations::read(place, name, value, platforms)?.add_to(&mut self.packaging);
             }
             _ => return Err(self.refuse(written, value)),
         }
@@ -245,11 +260,14 @@ impl<'a> Reading<'a> {
                  docker also dest, oci also tar"
             }
             _ if kind == "cacheonly" => "it writes nothing",
-            _ => "it takes dest",
+            _ => "it takes dest and platform-split",
         })
     }
 
     fn value(mut self) -> Result<OutputValue, Failure> {
+        if self.kind == "docker" && self.around.platforms.len() > 1 {
+            return Err(several_for_docker());
+        }
         let kind = match self.kind {
             "image" | "registry" => Kind::Image {
                 push: self.push,
@@ -283,6 +301,7 @@ impl<'a> Reading<'a> {
             kind,
             names: self.names,
             packaging: self.packaging,
+            platform_split: self.platform_split,
         })
     }
 
@@ -312,6 +331,12 @@ impl<'a> Reading<'a> {
             }
         }
     }
+}
+
+/// Docker's own archives, and engines that are handed one, take one image.
+pub(super) fn several_for_docker() -> Failure {
+    Failure::user("docker exporter does not currently support exporting manifest lists")
+        .hint("build each platform by itself, or write `--output type=oci,dest=FILE`")
 }
 
 /// What can't go together in one manifest.

@@ -11,12 +11,12 @@ fn read_with(
     annotations: &[&str],
     stdout_is_terminal: bool,
 ) -> Result<OutputValue, Failure> {
-    let platform = Platform::new("linux", "amd64", None);
+    let platforms = [Platform::new("linux", "amd64", None)];
     let annotations: Vec<String> = annotations.iter().map(|&text| text.to_owned()).collect();
     let around = Around {
         stdout_is_terminal,
-        platform: &platform,
-        annotations: &Annotations::of_flags(&annotations, &platform).unwrap(),
+        platforms: &platforms,
+        annotations: &Annotations::of_flags(&annotations, &platforms).unwrap(),
     };
     output(text, &around)
 }
@@ -98,6 +98,7 @@ fn an_image_is_packed_as_it_is_asked_for() {
             force_compression: true,
             annotations: map("org.example.Key", "1"),
             descriptor_annotations: map("d", "2"),
+            ..Packaging::default()
         }
     );
     assert_eq!(value.rewrite_timestamp, Some(true));

@@ -70,12 +70,12 @@ pub(super) fn prepare(
         arguments.format.as_deref(),
     )?;
     let (context, dockerfile) = sources(&arguments)?;
-    let platform = platform(&arguments.platform, environment)?;
+    let platforms = platforms(&arguments.platform, environment)?;
     let Outputs {
         outputs,
         engine,
         rewrite_timestamp,
-    } = outputs(&arguments, platform.as_ref(), environment)?;
+    } = outputs(&arguments, &platforms, environment)?;
     let progress = progress(&arguments, environment)?;
     let writes_to_stdout = outputs.iter().any(|output| output.target.is_stdout());
     let print_id = progress == ProgressMode::Quiet;
@@ -122,9 +122,11 @@ pub(super) fn prepare(
         allowed: values::allowance(&arguments.allow)?,
         network: arguments.network.unwrap_or_default().into(),
         run: arguments.run.read_with(&arguments.resources)?,
-        platform,
+        // Several images have no id in common but that of their index.
+        describe: arguments.metadata_file.is_some()
+            || (platforms.len() > 1 && (arguments.iidfile.is_some() || print_id)),
+        platforms,
         outputs,
-        describe: arguments.metadata_file.is_some(),
         source_date_epoch,
         rewrite_timestamp,
         on_error,
@@ -220,15 +222,18 @@ struct Outputs {
 
 fn outputs(
     arguments: &BuildArguments,
-    platform: Option<&Platform>,
+    platforms: &[Platform],
     environment: &Environment,
 ) -> Result<Outputs, Failure> {
-    let host = Platform::host();
-    let platform = platform.unwrap_or(&host);
-    let annotations = Annotations::of_flags(&arguments.annotations, platform)?;
+    let host = [Platform::host()];
+    let platforms = match platforms {
+        [] => &host,
+        several => several,
+    };
+    let annotations = Annotations::of_flags(&arguments.annotations, platforms)?;
     let around = Around {
         stdout_is_terminal: io::stdout().is_terminal(),
-        platform,
+        platforms,
         annotations: &annotations,
     };
     let texts = arguments.outputs.iter().filter(|text| !text.is_empty());
@@ -236,6 +241,9 @@ fn outputs(
         .map(|text| outputs::output(text, &around))
         .collect::<Result<_, _>>()?;
     let load = load(arguments, environment)?;
+    if platforms.len() > 1 && matches!(load, Some(Load::Any | Load::Only(_))) {
+        return Err(outputs::several_for_docker());
+    }
     let mut packaging = Packaging::default();
     annotations.add_to(&mut packaging);
     let images = values.iter_mut().filter_map(|value| match &mut value.kind {
@@ -417,32 +425,24 @@ fn secrets(texts: &[String], environment: &Environment) -> Result<Vec<SecretSour
     Ok(secrets)
 }
 
-fn platform(given: &[Platform], environment: &Environment) -> Result<Option<Platform>, Failure> {
+/// The platforms that were asked for, each once.
+fn platforms(given: &[Platform], environment: &Environment) -> Result<Vec<Platform>, Failure> {
     const VARIABLE: &str = "DOCKER_DEFAULT_PLATFORM";
-    let from_environment;
-    let (given, origin) = match (given, environment.get(VARIABLE)) {
-        ([], Some(text)) => {
-            from_environment = text
-                .split(',')
-                .map(arguments::platform)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| Failure::user(format!("{VARIABLE}: {error}")))?;
-            (from_environment.as_slice(), VARIABLE)
-        }
-        (given, _) => (given, "--platform"),
+    let given = match (given, environment.get(VARIABLE)) {
+        ([], Some(text)) => text
+            .split(',')
+            .map(arguments::platform)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Failure::user(format!("{VARIABLE}: {error}")))?,
+        (given, _) => given.to_vec(),
     };
-    match given {
-        [] => Ok(None),
-        [one, more @ ..] if more.iter().all(|other| other == one) => Ok(Some(one.clone())),
-        several => {
-            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "`{origin}={}`: rbuild does not support several platforms in one build yet",
-                names.join(",")
-            );
-            Err(Failure::user(message).hint("build each with a `--platform` and a tag of its own"))
+    let mut once: Vec<Platform> = Vec::with_capacity(given.len());
+    for platform in given {
+        if !once.contains(&platform) {
+            once.push(platform);
         }
     }
+    Ok(once)
 }
 
 fn progress(

@@ -56,10 +56,10 @@ fn the_shortest_line() {
     assert_eq!(
         (
             &request.target,
-            &request.platform,
+            &request.platforms[..],
             request.source_date_epoch
         ),
-        (&None, &None, None)
+        (&None, &[][..], None)
     );
     assert_eq!(prepared.progress, ProgressMode::Auto);
 }
@@ -149,13 +149,7 @@ fn every_option_arrives() {
     assert_eq!(request.secrets.len(), 1);
     assert!(request.no_cache && request.pull);
     assert_eq!(request.network, NetworkMode::None);
-    assert_eq!(
-        request
-            .platform
-            .map(|platform| platform.to_string())
-            .as_deref(),
-        Some("linux/arm64")
-    );
+    assert_eq!(request.platforms, ["linux/arm64".parse().unwrap()]);
     assert_eq!(prepared.iidfile, Some("i".into()));
     assert_eq!(prepared.metadata_file, Some("m".into()));
     assert!(prepared.print_id);
@@ -215,12 +209,16 @@ fn what_contradicts_itself_is_refused() {
         ),
         ("--progress loud .", "invalid value `loud` for `--progress`"),
         (
-            "--platform linux/amd64,linux/arm64 .",
-            "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms in one build yet",
+            "--platform linux/amd64,linux/arm64 --load .",
+            "docker exporter does not currently support exporting manifest lists",
         ),
         (
-            "--platform linux/amd64 --platform linux/arm64 .",
-            "`--platform=linux/amd64,linux/arm64`: rbuild does not support several platforms in one build yet",
+            "--platform linux/amd64 --platform linux/arm64 -o type=docker,dest=a .",
+            "docker exporter does not currently support exporting manifest lists",
+        ),
+        (
+            "--platform linux/amd64,linux/arm64 -o type=local,dest=a,platform-split=false .",
+            "`platform-split=false` would mix the files of several platforms",
         ),
         (
             "--network bridge .",
@@ -405,12 +403,25 @@ fn the_environment_fills_in() {
     }
     let platform = |line: &str, value: &str| {
         let request = of(line, "DOCKER_DEFAULT_PLATFORM", value).unwrap().request;
-        request.platform.map(|platform| platform.to_string())
+        let names = request.platforms.iter().map(ToString::to_string);
+        names.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(platform(".", "linux/arm64").as_deref(), Some("linux/arm64"));
+    assert_eq!(platform(".", "linux/arm64"), "linux/arm64");
     assert_eq!(
-        platform("--platform linux/amd64 .", "linux/arm64").as_deref(),
-        Some("linux/amd64")
+        platform("--platform linux/amd64 .", "linux/arm64"),
+        "linux/amd64"
+    );
+    // each once, by whatever name
+    assert_eq!(
+        platform(
+            "--platform linux/arm64,linux/x86_64 --platform linux/arm64/v8,linux/arm .",
+            ""
+        ),
+        "linux/arm64 linux/amd64 linux/arm/v7"
+    );
+    assert_eq!(
+        platform(".", "linux/s390x,linux/386"),
+        "linux/s390x linux/386"
     );
     assert!(of(".", "DOCKER_DEFAULT_PLATFORM", "/").is_err());
 }

@@ -24,9 +24,16 @@ pub(super) fn summary(
         Some(size) => format!(" ({} compressed)", format::bytes(size)),
         None => String::new(),
     };
+    let built: Vec<String> = match result.images.as_slice() {
+        [one] => vec![format!("built {}", one.id)],
+        several => several
+            .iter()
+            .map(|image| format!("built {} for {}", image.id, image.platform))
+            .collect(),
+    };
     let mut out = format!(
-        "\nbuilt {}\nin {}{cached}\nsize {}{compressed}\n",
-        result.image_id,
+        "\n{}\nin {}{cached}\nsize {}{compressed}\n",
+        built.join("\n"),
         format::seconds(elapsed),
         format::bytes(result.size),
     );
@@ -57,7 +64,7 @@ pub(super) fn summary(
             let _ = writeln!(out, "wrote {}", dest.display());
         }
     }
-    if stored && !pushed {
+    if stored && !pushed && !result.images.is_empty() {
         let _ = writeln!(out, "{} {}", style.hint("next:"), next(result));
     }
     out
@@ -69,8 +76,13 @@ fn has(outputs: &[Output], is_wanted: impl Fn(&OutputTarget) -> bool) -> bool {
 
 fn next(result: &BuildResult) -> String {
     match result.tags.first() {
+        None if result.images.len() > 1 => {
+            "build with `-t NAME` to give them one name, `rbuild images` lists all".to_owned()
+        }
         None => {
-            let id: String = result.image_id.hex().chars().take(12).collect();
+            let first = result.images.first();
+            let id = first.map_or_else(String::new, |image| image.id.hex());
+            let id: String = id.chars().take(12).collect();
             format!("`rbuild tag {id} NAME` names it, `rbuild images` lists all")
         }
         Some(tag) if is_official(tag) => {
@@ -89,12 +101,24 @@ fn is_official(reference: &Reference) -> bool {
     reference.domain() == DEFAULT_DOMAIN && reference.repository().starts_with("library/")
 }
 
+/// What a build is known by afterwards: the image's id; of several images the digest of their index,
+/// as in buildx.
+pub(super) fn id(result: &BuildResult) -> String {
+    match (result.images.as_slice(), &result.manifest) {
+        ([_, _, ..], Some(index)) => index.digest.to_string(),
+        (images, _) => images
+            .first()
+            .map_or_else(String::new, |image| image.id.to_string()),
+    }
+}
+
 /// The content of `--metadata-file`, with BuildKit's keys.
 pub(super) fn metadata(result: &BuildResult) -> String {
     let mut object = serde_json::Map::new();
     let mut set = |key: &str, value: serde_json::Value| object.insert(key.to_owned(), value);
-    let id = result.image_id.to_string();
-    set("containerimage.config.digest", id.into());
+    if let [image] = result.images.as_slice() {
+        set("containerimage.config.digest", image.id.to_string().into());
+    }
     if let Some(manifest) = &result.manifest {
         set("containerimage.descriptor", manifest.to_json());
         let digest = manifest.digest.to_string();
@@ -110,13 +134,18 @@ pub(super) fn metadata(result: &BuildResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::BuiltImage;
     use crate::digest::{Digest, ImageId};
     use crate::export::ArchiveFormat;
     use crate::image::manifest::{Descriptor, media_type};
+    use crate::platform::Platform;
 
     fn result(tags: &[&str]) -> BuildResult {
         BuildResult {
-            image_id: ImageId(Digest::of(b"config")),
+            images: vec![BuiltImage {
+                platform: Platform::new("linux", "amd64", None),
+                id: ImageId(Digest::of(b"config")),
+            }],
             manifest: Some(
                 Descriptor::of(media_type::OCI_MANIFEST, b"manifest").with_annotation("a", "b"),
             ),

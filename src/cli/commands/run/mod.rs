@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use self::arguments::PullChoice;
 pub use self::arguments::RunArguments;
-use super::{Context, find_image, parse_reference};
+use super::{Context, find_image_for, parse_reference};
 use crate::build::publish::{self, Publish, Published};
 use crate::build::run_image::{self, PreparedRun, RunImageError, RunRequest};
 use crate::build::{self, BuildEnvironment, NetworkMode};
@@ -28,7 +28,6 @@ use crate::sandbox::Rung;
 use crate::snapshot::SnapshotError;
 use crate::solver::events::EventSink;
 use crate::step::StepError;
-use crate::store::Store;
 
 /// Docker's exit code for a run that failed before the program came to run.
 pub const NOT_RUN: u8 = 125;
@@ -185,15 +184,7 @@ async fn image(
     events: &Arc<dyn EventSink>,
     context: &Context,
 ) -> Result<ImageId, Failure> {
-    let here = find_image(&environment.store, &wish.image);
-    let here = match here {
-        Ok(id) if fits(&environment.store, &id, wish.platform.as_ref())? => Ok(id),
-        Ok(_) => Err(Failure::user(format!(
-            "the image `{}` is not for the platform that `--platform` names",
-            wish.image
-        ))),
-        Err(failure) => Err(failure),
-    };
+    let here = find_image_for(&environment.store, &wish.image, wish.platform.as_ref());
     match (here, wish.pull) {
         (Ok(id), PullChoice::Missing | PullChoice::Never) => Ok(id),
         (Err(failure), PullChoice::Never) => Err(failure),
@@ -204,14 +195,6 @@ async fn image(
             pulled.map_err(|error| Failure::of_build(error, context.style))
         }
     }
-}
-
-fn fits(store: &Store, id: &ImageId, platform: Option<&Platform>) -> Result<bool, Failure> {
-    let Some(platform) = platform else {
-        return Ok(true);
-    };
-    let image = store.image(id)?;
-    Ok(image.is_some_and(|image| platform.accepts(&image.platform)))
 }
 
 /// Says which ports lead where, as far as the user can't know that already.
