@@ -40,7 +40,7 @@ fn main() {
         .unwrap();
     let place = Place::new(folder.path());
     let launcher = processes.launcher.clone().unwrap();
-    let mut tools: Vec<Tool> = vec![
+    let mut tools: Vec<Tool<'_>> = vec![
         Tool::new("clone, mount, exec", |place| floor(place)),
         Tool::new("rbuild", |place| step(place, &launcher, &processes)),
     ];
