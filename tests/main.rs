@@ -45,6 +45,7 @@ mod one_id;
 mod output_files;
 mod outputs;
 mod platforms;
+mod private_network;
 mod progress;
 mod real_dockerfiles;
 mod registry;

@@ -111,6 +111,7 @@ pub async fn build(
         folders: folders.clone(),
         remotes,
         launcher: environment.launcher.clone(),
+        outside: environment.outside.clone(),
         secrets,
         agents,
         no_cache: request.no_cache,

@@ -13,7 +13,7 @@ use crate::graph::{NetworkMode, RunSettings};
 use crate::image::ImageError;
 use crate::image::config::{DEFAULT_PATH, ExecutionConfig, ImageConfig};
 use crate::platform::Platform;
-use crate::sandbox::Launcher;
+use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::{Materializer, Snapshot, SnapshotError, StorageDriver};
 use crate::solver::events::{EventSink, Reporter};
 use crate::step::container::{
@@ -108,6 +108,7 @@ pub struct PreparedRun {
     config: ExecutionConfig,
     materializer: Arc<Materializer>,
     launcher: Launcher,
+    outside: OutsideHelper,
 }
 
 impl PreparedRun {
@@ -130,6 +131,7 @@ impl PreparedRun {
             &self.container,
             &self.materializer,
             &self.launcher,
+            &self.outside,
             streams,
             terminal,
         )?)
@@ -165,6 +167,7 @@ pub(super) async fn prepare_container(
 ) -> Result<PreparedRun, RunImageError> {
     let launcher = environment.launcher.clone();
     let launcher = launcher.map_err(RunImageError::NoSandbox)?;
+    let outside = environment.outside.clone();
     let reporter = Arc::new(Reporter::new(events));
     let materializer = materializer(environment, &reporter);
     let preparing = tokio::task::spawn_blocking(move || {
@@ -175,6 +178,7 @@ pub(super) async fn prepare_container(
             config,
             materializer,
             launcher,
+            outside,
         })
     });
     preparing.await.map_err(|_| RunImageError::Canceled)?

@@ -40,6 +40,18 @@ pub(super) struct RunSettingsArguments {
 }
 
 impl RunSettingsArguments {
+    /// Refuses `host-gateway`, where nothing leads to this machine's loopback.
+    pub(super) fn refuse_host_gateway(&self) -> Result<(), Failure> {
+        let leads_here = |text: &&String| text.ends_with(HOST_GATEWAY);
+        match self.add_hosts.iter().find(leads_here) {
+            Some(text) => Err(Failure::user(format!(
+                "`--add-host {text}` leads nowhere with `--network=private`"
+            ))
+            .hint("name an address of this machine that others can reach, too")),
+            None => Ok(()),
+        }
+    }
+
     /// What they say, with those of `--resource`.
     pub(super) fn read_with(&self, resources: &[String]) -> Result<RunSettings, Failure> {
         let mut all = self.clone();

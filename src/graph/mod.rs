@@ -130,6 +130,8 @@ pub enum NetworkMode {
     Host,
     /// Loopback only.
     None,
+    /// One of its own, from which the machine's own can't be reached.
+    Private,
 }
 
 /// What the caller gives RUN steps beyond what the Dockerfile says.

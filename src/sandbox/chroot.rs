@@ -107,7 +107,7 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<OwnedFd, SetupFa
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     for (is_wanted, what) in [
         (
-            spec.network == Network::None,
+            spec.network != Network::Host,
             "a network of its own (`none`)",
         ),
         (spec.read_only, "a read-only root file system"),

@@ -5,13 +5,13 @@
 //! its mounts. It ends with the step's process, at the end of file of the lifeline (held by
 //! rbuild's main process), or with the launcher. Signals from inside can't reach it.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::channel::{Channel, retry};
 use super::launcher::StepFiles;
@@ -133,11 +133,7 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
     }
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(|errno| SetupFailure::new(Stage::Hostname, "can't set the host name", errno))?;
-    if spec.network == Network::None {
-        syscall::bring_loopback_up().map_err(|errno| {
-            SetupFailure::new(Stage::Network, "can't bring up the loopback device", errno)
-        })?;
-    }
+    enter_network(spec.network, files)?;
     let mut filesystem = RootFilesystem::mount(spec)?;
     standard_mounts::add(&filesystem, spec.security, spec.resources.shm_size)?;
     if let Some(wanted) = &spec.terminal {
@@ -165,6 +161,25 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<(), SetupFailure
     // Nothing outside of this process may look into it: it can do more than the step.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     root_filesystem::change_directory(&spec.cwd)
+}
+
+/// Makes the network ready, or enters the one that is.
+fn enter_network(network: Network, files: &StepFiles) -> Result<(), SetupFailure> {
+    let failed = |message: &str, errno| SetupFailure::new(Stage::Network, message, errno);
+    match network {
+        Network::Host => Ok(()),
+        Network::None => syscall::bring_loopback_up()
+            .map_err(|errno| failed("can't bring up the loopback device", errno)),
+        Network::Private(index) => {
+            let namespace = files
+                .passed
+                .get(index)
+                .ok_or_else(|| SetupFailure::request("the network was not passed"))?;
+            let kind = Some(LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
+                .map_err(|errno| failed("can't enter the private network", errno))
+        }
+    }
 }
 
 /// Enters the step's cgroup, and only then a cgroup namespace, whose root it thereby is.

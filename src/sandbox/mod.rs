@@ -36,6 +36,7 @@ mod launcher;
 pub mod limits;
 mod mount;
 pub mod outside;
+mod private_network;
 pub mod process;
 mod root_filesystem;
 mod seccomp;
@@ -55,6 +56,7 @@ pub use isolation::{Isolation, Refusal, Rung};
 pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};
 pub use limits::{LimitKind, Ulimit, UnknownLimit};
 pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
+pub use private_network::{PrivateNetwork, PrivateNetworkError};
 pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
     HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome, Resources,

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -40,6 +40,11 @@ pub struct OutsideProgram {
     pub stdin: Vec<u8>,
     /// Whether it and all that it starts are a process group, which is ended as a whole.
     pub is_group: bool,
+    /// Arguments in front of the others that end with the path of an open file: what stands before
+    /// it, and which file it is.
+    pub passed: Vec<(OsString, usize)>,
+    /// How many open files it gets.
+    files: usize,
 }
 
 impl std::fmt::Debug for OutsideProgram {
@@ -61,7 +66,16 @@ impl OutsideProgram {
             cwd: None,
             stdin: Vec::new(),
             is_group: false,
+            passed: Vec::new(),
+            files: 0,
         }
+    }
+
+    /// Adds an argument, in front of those of [`arg`](Self::arg), by which it finds an open file.
+    #[must_use]
+    pub fn passing(mut self, prefix: &str, file: usize) -> Self {
+        self.passed.push((prefix.into(), file));
+        self
     }
 
     /// Adds an argument.
@@ -219,7 +233,25 @@ impl OutsideHelper {
     /// # Errors
     /// When it can't be started; an exit code other than 0 is none.
     pub fn run(&self, program: &OutsideProgram) -> Result<OutsideOutput, OutsideError> {
-        self.run_reading(program, None, None)
+        self.run_reading(program, &[], None, None)
+    }
+
+    /// Whether programs run in another user namespace than this process.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Runs a program that has some of this process's open files, to its end, or until `stop`.
+    ///
+    /// # Errors
+    /// When it can't be started or is stopped; an exit code other than 0 is none.
+    pub(super) fn run_with(
+        &self,
+        program: &OutsideProgram,
+        files: &[BorrowedFd<'_>],
+        stop: Stop<'_>,
+    ) -> Result<OutsideOutput, OutsideError> {
+        self.run_reading(program, files, None, Some(stop))
     }
 
     /// Runs a program to its end, or until `stop` says so, which is asked every now and then.
@@ -231,7 +263,7 @@ impl OutsideHelper {
         program: &OutsideProgram,
         stop: Stop<'_>,
     ) -> Result<OutsideOutput, OutsideError> {
-        self.run_reading(program, None, Some(stop))
+        self.run_reading(program, &[], None, Some(stop))
     }
 
     /// Runs a program to its end that reads what `write` writes, as fast as it takes it. What
@@ -250,7 +282,7 @@ impl OutsideHelper {
         };
         let (input, pipe) = std::io::pipe().map_err(failed)?;
         std::thread::scope(|scope| {
-            let running = scope.spawn(|| self.run_reading(program, Some(input.into()), None));
+            let running = scope.spawn(|| self.run_reading(program, &[], Some(input.into()), None));
             let written = write(pipe);
             let output = running
                 .join()
@@ -263,6 +295,7 @@ impl OutsideHelper {
     fn run_reading(
         &self,
         program: &OutsideProgram,
+        files: &[BorrowedFd<'_>],
         input: Option<OwnedFd>,
         stop: Option<Stop<'_>>,
     ) -> Result<OutsideOutput, OutsideError> {
@@ -270,7 +303,7 @@ impl OutsideHelper {
             program: program.program.clone(),
         };
         let Some(remote) = &self.0 else {
-            let output = run_program(program, input, stop);
+            let output = run_program(program, files, input, stop);
             if stop.is_some_and(|stop| stop()) {
                 return Err(stopped());
             }
@@ -285,13 +318,16 @@ impl OutsideHelper {
         };
         // Each request brings the connection that its answer takes.
         let (near, far) = Channel::pair().map_err(failed)?;
+        let mut request = program.clone();
+        request.files = files.len();
         let mut descriptors = vec![far.as_fd()];
+        descriptors.extend(files);
         descriptors.extend(input.as_ref().map(AsFd::as_fd));
         remote
             .channel
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .send(program, &descriptors)
+            .send(&request, &descriptors)
             .map_err(failed)?;
         // Only the program's copy of its input is left: it ends with the program.
         drop((far, input));
@@ -321,12 +357,13 @@ pub(super) fn serve(channel: Channel) -> ! {
     while let Ok(Some(received)) = channel.receive::<OutsideProgram>() {
         let mut descriptors = received.descriptors.into_iter();
         if let Some(answer) = descriptors.next() {
+            let files: Vec<OwnedFd> = (&mut descriptors).take(received.message.files).collect();
             let input = descriptors.next();
             match syscall::fork() {
                 Ok(Fork::Child) => {
                     // So that the main process sees the end of the connection if this one ends.
                     drop(channel);
-                    work(&received.message, input, &Channel::from(answer));
+                    work(&received.message, &files, input, &Channel::from(answer));
                     syscall::exit(0)
                 }
                 Ok(Fork::Parent(_)) | Err(_) => {}
@@ -339,14 +376,15 @@ pub(super) fn serve(channel: Channel) -> ! {
 }
 
 /// One request's process.
-fn work(program: &OutsideProgram, input: Option<OwnedFd>, answer: &Channel) {
+fn work(program: &OutsideProgram, files: &[OwnedFd], input: Option<OwnedFd>, answer: &Channel) {
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
     // It hears of the asker's end by itself and not by a signal when the helper ends: that would
     // leave behind what the program has started.
     let is_gone = || is_ready(answer, PollFlags::RDHUP, Duration::ZERO);
     if is_gone() {
         return;
     }
-    let output: Answer = run_program(program, input, Some(&is_gone))
+    let output: Answer = run_program(program, &files, input, Some(&is_gone))
         .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
     // If it can't be told, the asker sees the end of the connection.
     let _ = answer.send(&output, &[]);
@@ -354,6 +392,7 @@ fn work(program: &OutsideProgram, input: Option<OwnedFd>, answer: &Channel) {
 
 fn run_program(
     program: &OutsideProgram,
+    files: &[BorrowedFd<'_>],
     input: Option<OwnedFd>,
     stop: Option<Stop<'_>>,
 ) -> std::io::Result<OutsideOutput> {
@@ -363,6 +402,13 @@ fn run_program(
         let inherited = std::env::vars_os().filter(|(name, _)| names.contains(name));
         command.envs(inherited);
     }
+    for (prefix, index) in &program.passed {
+        let file = files.get(*index).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let mut argument = prefix.clone();
+        argument.push(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command.arg(argument);
+    }
+    syscall::pass_on(&mut command, files);
     command
         .args(&program.args)
         .envs(&program.env)

@@ -46,12 +46,16 @@ pub enum XattrNamespace {
 }
 
 /// Which network a step sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The host's.
+    #[default]
     Host,
     /// A private one with nothing but a loopback device.
     None,
+    /// That of a [`PrivateNetwork`](super::PrivateNetwork): its namespace is the file of this
+    /// index in [`SandboxFiles::passed`](super::SandboxFiles).
+    Private(usize),
 }
 
 /// What a step may do.

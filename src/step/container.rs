@@ -13,14 +13,14 @@ use super::mount_points::Kind;
 use super::noted_owners::OwnerNotes;
 use super::owner::Accounts;
 pub use super::run::HOSTNAME;
-use super::run::mounts::{hosts, resolv_conf, writable_in};
+use super::run::mounts::{hosts, writable_in};
 use super::run::{self, Assembly, RunError, STANDARD, StepBase, StepRoot};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::view::{View, ViewError};
 use crate::platform::Platform;
 use crate::sandbox::{
-    HostPath, Launcher, LauncherError, MountSource, Outcome, Resources, Running, SandboxFiles,
-    SandboxSpec, Security, StepCgroup, TerminalSpec, terminal,
+    HostPath, Launcher, LauncherError, MountSource, Outcome, OutsideHelper, Resources, Running,
+    SandboxFiles, SandboxSpec, Security, StepCgroup, TerminalSpec, terminal,
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::store::LayerId;
@@ -173,13 +173,14 @@ pub fn start(
     container: &Container,
     materializer: &Materializer,
     launcher: &Launcher,
+    outside: &OutsideHelper,
     streams: Streams,
     terminal: Option<WantedTerminal>,
 ) -> Result<RunningContainer, StepError> {
     let snapshot = Snapshot::unrecorded(container.layers.clone());
     let view = materializer.view(&snapshot)?;
     let user = Accounts::new(view.passwd(), view.group()).exec_user(&container.user)?;
-    let mut assembly = assemble(container, &view)?;
+    let mut assembly = assemble(container, &view, outside)?;
     assembly.tell_programs(materializer.form(), &view)?;
     assembly.env = run::environment(&container.env, &[], &user.home);
     let base = StepBase::prepare(materializer, &snapshot, &view)?;
@@ -221,7 +222,7 @@ pub fn start(
         gid: user.gid,
         groups: user.groups,
         hostname: hostname(container).to_owned(),
-        network: run::network(container.network),
+        network: assembly.network,
         security: Security::Sandbox,
         read_only: container.read_only,
         terminal,
@@ -254,15 +255,20 @@ fn hostname(container: &Container) -> &str {
 
 /// The mount points, and the files that tell of the machine. Unlike a step, a container may change
 /// those.
-fn assemble(container: &Container, view: &View) -> Result<Assembly, StepError> {
+fn assemble(
+    container: &Container,
+    view: &View,
+    outside: &OutsideHelper,
+) -> Result<Assembly, StepError> {
     let mut assembly = Assembly::default();
+    assembly.enter_network(container.network, outside)?;
     let hostname = hostname(container);
     for (target, kind) in STANDARD {
         assembly.point(view, target, kind)?;
     }
     let known = hosts(hostname, &container.settings.hosts);
     let files = [
-        ("/etc/resolv.conf", resolv_conf()?),
+        ("/etc/resolv.conf", assembly.resolv_conf()?),
         ("/etc/hosts", known.into_bytes()),
         ("/etc/hostname", format!("{hostname}\n").into_bytes()),
     ];

@@ -25,7 +25,7 @@ use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{FileSystem, Graph, Operation, RemoteSource, VertexIndex};
 use crate::layer::view::View;
 use crate::remote::RemoteError;
-use crate::sandbox::Launcher;
+use crate::sandbox::{Launcher, OutsideHelper};
 use crate::snapshot::{FileTree, Materializer, Snapshot, SnapshotError, SnapshotTree};
 use crate::solver::cancel::{Cancel, Canceled};
 use crate::solver::events::{EventSink, Working};
@@ -124,6 +124,8 @@ pub struct StepContext {
     pub remotes: Arc<dyn FetchRemote>,
     /// Starts sandboxes; `None` where none can be had, with the reason.
     pub launcher: Result<Launcher, String>,
+    /// Runs programs that are no part of rbuild.
+    pub outside: OutsideHelper,
     /// Values of `--secret`.
     pub secrets: Arc<Secrets>,
     /// Who signs for steps: `--ssh`.

@@ -296,6 +296,23 @@ pub(super) fn end_with_parent(command: &mut Command) {
     }
 }
 
+/// Leaves files open in the program that `command` starts, under their numbers.
+pub(super) fn pass_on(command: &mut Command, files: &[BorrowedFd<'_>]) {
+    let files: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: the closure makes system calls only, allocates nothing and takes no lock. A number
+    // that is nobody's any more is refused by the kernel.
+    unsafe {
+        command.pre_exec(move || {
+            for file in &files {
+                if libc::fcntl(*file, libc::F_SETFD, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Replaces the command line that everybody can read of this process by `name`. Where the kernel
 /// doesn't tell where it lies, nothing happens.
 pub(super) fn replace_command_line(name: &[u8]) {

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::layer::LayerError;
 use crate::layer::view::ViewError;
-use crate::sandbox::{CgroupError, LauncherError, SetupFailure};
+use crate::sandbox::{CgroupError, LauncherError, PrivateNetworkError, SetupFailure};
 
 /// Why a RUN step failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum RunError {
     /// The step can't have a cgroup with limits of its own.
     #[error("can't limit what a step uses of the machine: {0}")]
     Limits(#[source] CgroupError),
+    /// There is no private network.
+    #[error(transparent)]
+    Network(#[from] PrivateNetworkError),
     /// Sandboxes can't be started any more.
     #[error(transparent)]
     Launcher(LauncherError),

@@ -86,7 +86,7 @@ impl About {
             user: run.user.clone(),
             cwd: run.cwd.clone(),
             hostname: run.hostname.clone(),
-            has_network: run.network != NetworkMode::None,
+            has_network: run.network == NetworkMode::Host,
         }
     }
 }

@@ -31,7 +31,7 @@ use super::{Inputs, StepContext, StepError, StepResult};
 use crate::digest::{CacheKey, CacheKeyBuilder};
 use crate::graph::{MountKind, NetworkMode, Run, RunSettings};
 use crate::sandbox::{
-    Launcher, Network, Outcome, Resources, SandboxFiles, SandboxSpec, Security, XattrNamespace,
+    Launcher, Outcome, Resources, SandboxFiles, SandboxSpec, Security, XattrNamespace,
 };
 use crate::snapshot::{Materializer, Snapshot};
 use crate::solver::events::{LogStream, Working};
@@ -163,7 +163,7 @@ impl StepContext {
             gid: user.gid,
             groups: user.groups.clone(),
             hostname: hostname(run).to_owned(),
-            network: network(run.network),
+            network: assembly.network,
             security: match run.insecure {
                 true => Security::Insecure,
                 false => Security::Sandbox,
@@ -254,6 +254,7 @@ fn run_key(run: &Run, parent: &Snapshot, prepared: &[Prepared]) -> CacheKey {
     key.number(match run.network {
         NetworkMode::Host => 0,
         NetworkMode::None => 1,
+        NetworkMode::Private => 2,
     });
     if let Some(script) = &run.script {
         key.field(script.name.as_bytes())
@@ -320,13 +321,6 @@ pub(super) fn xattr_namespace(materializer: &Materializer) -> XattrNamespace {
     match materializer.form().xattr_namespace {
         crate::layer::form::XattrNamespace::Trusted => XattrNamespace::Trusted,
         crate::layer::form::XattrNamespace::User => XattrNamespace::User,
-    }
-}
-
-pub(super) fn network(mode: NetworkMode) -> Network {
-    match mode {
-        NetworkMode::Host => Network::Host,
-        NetworkMode::None => Network::None,
     }
 }
 

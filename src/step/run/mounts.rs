@@ -13,11 +13,14 @@ use super::error::{RunError, failed};
 use super::{SCRIPTS, STANDARD, environment, hostname};
 use crate::digest::CacheKeyBuilder;
 use crate::dockerfile::instruction::CacheSharing;
-use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, Run, RunSettings};
+use crate::graph::{Copy, FileSystem, InlineFile, Mount, MountKind, NetworkMode, Run, RunSettings};
 use crate::layer::apply;
 use crate::layer::form::Form;
 use crate::layer::view::View;
-use crate::sandbox::{HostPath, MountSource, SandboxMount, StepCgroup, Writable};
+use crate::sandbox::{
+    HostPath, MountSource, Network, OutsideHelper, PrivateNetwork, SandboxMount, StepCgroup,
+    Writable,
+};
 use crate::snapshot::{FileTree, Snapshot, SnapshotTree, StorageDriver};
 use crate::step::agent::AgentSocket;
 use crate::step::mount_points::{Kind, MountPoints};
@@ -45,6 +48,9 @@ pub(in crate::step) struct Assembly {
     pub(in crate::step) agents: Vec<AgentSocket>,
     /// Caches that the step has, where each can be in one place only.
     caches: BTreeSet<String>,
+    /// The network that it sees, and what is behind it where that is a private one.
+    pub(in crate::step) network: Network,
+    private_network: Option<PrivateNetwork>,
     /// Which of `passed` is the file to enter the step's cgroup by.
     pub(in crate::step) cgroup: Option<usize>,
 }
@@ -125,12 +131,13 @@ impl StepContext {
             env: environment(&run.env, &run.proxy, &user.home),
             ..Assembly::default()
         };
+        assembly.enter_network(run.network, &self.outside)?;
         for (target, kind) in STANDARD {
             assembly.point(view, target, kind)?;
         }
         assembly.point(view, run.cwd.as_bytes(), Kind::Directory)?;
         assembly.tell_programs(self.materializer.form(), view)?;
-        assembly.memory_file("/etc/resolv.conf", &resolv_conf()?, 0o644, (0, 0))?;
+        assembly.memory_file("/etc/resolv.conf", &assembly.resolv_conf()?, 0o644, (0, 0))?;
         let hosts = hosts(hostname(run), &run.settings.hosts);
         assembly.memory_file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         if let Some(script) = &run.script {
@@ -450,6 +457,44 @@ impl StepContext {
 }
 
 impl Assembly {
+    /// Has a network ready.
+    pub(in crate::step) fn enter_network(
+        &mut self,
+        mode: NetworkMode,
+        outside: &OutsideHelper,
+    ) -> Result<(), RunError> {
+        self.network = match mode {
+            NetworkMode::Host => Network::Host,
+            NetworkMode::None => Network::None,
+            NetworkMode::Private => {
+                let network = PrivateNetwork::start(outside)?;
+                let namespace = network.namespace().map_err(failed("opening a network"))?;
+                let index = self.passed.len();
+                self.passed.push(namespace);
+                self.private_network = Some(network);
+                Network::Private(index)
+            }
+        };
+        Ok(())
+    }
+
+    /// The machine's name servers: as they are, or whoever answers for them.
+    pub(in crate::step) fn resolv_conf(&self) -> Result<Vec<u8>, RunError> {
+        let content = resolv_conf()?;
+        let Some(network) = &self.private_network else {
+            return Ok(content);
+        };
+        let text = String::from_utf8_lossy(&content);
+        let is_server = |line: &&str| line.trim_start().starts_with("nameserver");
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| !is_server(line))
+            .map(str::to_owned)
+            .collect();
+        lines.push(format!("nameserver {}\n", network.name_server()));
+        Ok(lines.join("\n").into_bytes())
+    }
+
     /// Makes the step's own cgroup where one is wanted. It goes with the value that is given.
     pub(in crate::step) fn enter_cgroup(
         &mut self,
@@ -546,7 +591,7 @@ pub(in crate::step) fn hosts(hostname: &str, others: &[(String, IpAddr)]) -> Str
 }
 
 /// The machine's name servers, as they are.
-pub(in crate::step) fn resolv_conf() -> Result<Vec<u8>, RunError> {
+fn resolv_conf() -> Result<Vec<u8>, RunError> {
     match std::fs::read("/etc/resolv.conf") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read.map_err(failed("reading /etc/resolv.conf")),

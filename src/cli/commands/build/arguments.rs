@@ -18,6 +18,8 @@ pub enum NetworkChoice {
     Host,
     /// Loopback only
     None,
+    /// One of its own
+    Private,
 }
 
 impl From<NetworkChoice> for NetworkMode {
@@ -25,6 +27,7 @@ impl From<NetworkChoice> for NetworkMode {
         match choice {
             NetworkChoice::Default | NetworkChoice::Host => Self::Host,
             NetworkChoice::None => Self::None,
+            NetworkChoice::Private => Self::Private,
         }
     }
 }
@@ -184,7 +187,7 @@ pub struct BuildArguments {
     /// The network of RUN steps: default and host are the host's, none has loopback only
     #[arg(long, value_name = "NET", value_enum, hide_possible_values = true)]
     #[arg(
-        help = "The network of RUN steps: default and host are the host's, none has loopback only"
+        help = "The network of RUN steps: default and host are the host's, none has loopback only, private reaches others but not this machine's loopback (needs pasta or slirp4netns)"
     )]
     pub(super) network: Option<NetworkChoice>,
 

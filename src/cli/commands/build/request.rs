@@ -12,8 +12,8 @@ use super::call::Call;
 use super::outputs::{self, Around, Kind, OutputValue};
 use super::{buildkit, on_error, values};
 use crate::build::{
-    BuildRequest, ContextSource, DockerfileSource, NamedContext, Output, RemoteSource, SecretFrom,
-    SecretSource,
+    BuildRequest, ContextSource, DockerfileSource, NamedContext, NetworkMode, Output, RemoteSource,
+    SecretFrom, SecretSource,
 };
 use crate::cli::commands::parse_reference;
 use crate::cli::environment::Environment;
@@ -102,6 +102,10 @@ pub(super) fn prepare(
     if call.is_none() {
         on_error::check(on_error, &context, &dockerfile)?;
     }
+    let network = arguments.network.unwrap_or_default().into();
+    if network == NetworkMode::Private {
+        arguments.run.refuse_host_gateway()?;
+    }
     let request = BuildRequest {
         context,
         dockerfile,
@@ -120,7 +124,7 @@ pub(super) fn prepare(
         fresh_stages: stages(&arguments.no_cache_filter),
         pull: arguments.pull,
         allowed: values::allowance(&arguments.allow)?,
-        network: arguments.network.unwrap_or_default().into(),
+        network,
         run: arguments.run.read_with(&arguments.resources)?,
         // Several images have no id in common but that of their index.
         describe: arguments.metadata_file.is_some()

@@ -90,7 +90,7 @@ pub struct RunArguments {
         default_value = "false", value_name = "BOOL", value_parser = switch, action = ArgAction::Set, hide_default_value = true)]
     pub(super) publish_all: bool,
 
-    /// The machine's network, or none: host, none
+    /// The machine's network, one of its own that reaches others, or none: host, private, none
     #[arg(long, visible_alias = "net", value_name = "MODE")]
     pub(super) network: Option<String>,
 

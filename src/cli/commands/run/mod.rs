@@ -102,10 +102,14 @@ impl Wish {
             .map(|text| values::publish(text))
             .collect::<Result<_, _>>()?;
         let ports = ports.concat();
-        if network == NetworkMode::None && (!ports.is_empty() || arguments.publish_all) {
-            return Err(Failure::user(
-                "`--publish` leads nowhere with `--network=none`",
-            ));
+        if network != NetworkMode::Host && (!ports.is_empty() || arguments.publish_all) {
+            let shown = arguments.network.as_deref().unwrap_or_default();
+            return Err(Failure::user(format!(
+                "`--publish` leads nowhere with `--network={shown}`"
+            )));
+        }
+        if network == NetworkMode::Private {
+            arguments.settings.refuse_host_gateway()?;
         }
         let mut settings = arguments.settings.read()?;
         settings.limits.memory_reservation = limits::bytes(

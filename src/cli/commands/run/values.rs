@@ -95,9 +95,10 @@ pub(super) fn network(text: &str) -> Result<NetworkMode, Failure> {
     match text {
         "host" => Ok(NetworkMode::Host),
         "none" => Ok(NetworkMode::None),
+        "private" => Ok(NetworkMode::Private),
         _ => Err(
             Failure::user(format!("`rbuild run` does not support --network={text}"))
-                .hint("it is `host`, the default, or `none`: rbuild makes no networks of its own"),
+                .hint("it is `host`, the default, `none` or `private`: rbuild makes no networks for several"),
         ),
     }
 }
@@ -575,6 +576,7 @@ mod tests {
     fn networks() {
         assert_eq!(network("host"), Ok(NetworkMode::Host));
         assert_eq!(network("none"), Ok(NetworkMode::None));
+        assert_eq!(network("private"), Ok(NetworkMode::Private));
         for mode in ["bridge", "default", "container:web", "mine"] {
             assert_eq!(
                 message(network(mode)),
