@@ -414,6 +414,65 @@ fn network_none_has_loopback_only() {
 }
 
 #[test]
+fn what_is_written_to_a_bind_mount_is_thrown_away() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --mount=type=bind,source=dir,target=/d,rw echo new > /d/new && rm /d/old && ls /d
+        RUN --mount=type=bind,source=dir,target=/d,rw ls /d && rm -r /d/* && echo emptied
+        RUN --mount=type=bind,source=dir,target=/d touch /d/new 2>/dev/null || echo read-only
+        ",
+    );
+    let project = project.file("dir/old", "old");
+    each_user(|user| {
+        let (image, log) = Rbuild::new(user).build(&project).image_and_log();
+        let expected = ["new", "old", "emptied", "read-only"];
+        assert_eq!(log.output(), expected, "as {user:?}\n{}", log.stderr);
+        for layer in image.own_layers() {
+            assert_lines(&layer.lines(), "");
+        }
+        assert!(project.path().join("dir/old").is_file());
+        assert!(!project.path().join("dir/new").exists());
+    });
+}
+
+#[test]
+fn steps_that_run_at_once_share_a_cache_as_it_says() {
+    if !needs(&[Need::BaseImages]) {
+        return;
+    }
+    // Each waits for the other, in a folder that both see.
+    let meet = "touch /c/$me; for i in $(seq 100); do test -e /c/$other && break; sleep 0.1; done; \
+                test -e /c/$other && echo met";
+    // Nobody else is in the folder meanwhile.
+    let alone = "mkdir /c/held && sleep 1 && rmdir /c/held && echo alone; ls /c >> /c/$me; \
+                 test -e /c/$other && echo after the other";
+    for (sharing, script, expected) in [
+        ("shared", meet, &["met", "met"][..]),
+        ("locked", alone, &["after the other", "alone", "alone"]),
+        ("private", alone, &["alone", "alone"]),
+    ] {
+        let step = |me: &str, other: &str| {
+            format!(
+                "FROM busybox AS {me}\nRUN --mount=type=cache,id=one,target=/c,sharing={sharing} \
+                 me={me}; other={other}; {script}; touch /{me}\n"
+            )
+        };
+        let last = "FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n";
+        let project = Project::with(&format!("{}{}{last}", step("a", "b"), step("b", "a")));
+        each_user(|user| {
+            let log = Rbuild::new(user).build(&project).ok();
+            let mut output = log.output();
+            output.sort();
+            assert_eq!(output, expected, "{sharing} as {user:?}\n{}", log.stderr);
+        });
+    }
+}
+
+#[test]
 fn a_dockerfile_leaves_the_builds_network_with_leave_only() {
     if !needs(&[Need::BaseImages]) {
         return;
