@@ -239,3 +239,61 @@ fn what_needs_a_namespace_is_refused_in_words() {
     let log = container.build(&rbuild, &project).fails();
     log.says(&["with the isolation `chroot` a step can't have a network of its own"]);
 }
+
+#[test]
+fn the_kernel_s_files_and_devices_are_there_without_being_mounted() {
+    let project = Project::with(
+        r#"
+        FROM debian
+        SHELL ["/bin/bash", "-c"]
+        RUN cat <(echo substituted); read -r name < /proc/self/comm; echo "I am $name"
+        RUN readlink /proc/self/exe; head -c 2 /dev/zero | wc -c; echo lost > /dev/null; grep -c MemTotal: /proc/meminfo
+        RUN [ -d /sys/class ] && [ -r /proc/cpuinfo ] && [ ! -e /proc/1/environ ] && echo shown
+        RUN { echo x > /proc/sys/kernel/hostname; } 2>/dev/null || echo refused; cat /proc/self/root/etc/hostname 2>/dev/null; echo to > /dev/stdout
+        USER 1234
+        RUN cat <(echo as $(id -u)); readlink /proc/self/exe; cat /proc/$$/comm; [ ! -r /proc/1/root ] && echo hidden
+        "#,
+    );
+    for capabilities in [DOCKERS, ""] {
+        let Some(container) = Container::new(capabilities) else {
+            return;
+        };
+        let rbuild = Rbuild::new(&User::Caller);
+        let log = container.build(&rbuild, &project).ok();
+        let expected = [
+            "substituted",
+            "I am bash",
+            "/usr/bin/readlink",
+            "2",
+            "1",
+            "shown",
+            "refused",
+            "to",
+            "as 1234",
+            "/usr/bin/readlink",
+            "bash",
+            "hidden",
+        ];
+        assert_eq!(log.output(), expected, "{}", log.stderr);
+    }
+}
+
+#[test]
+fn packages_are_installed_with_their_users_and_modes() {
+    if !needs(&[Need::PackageMirror]) {
+        return;
+    }
+    let Some(container) = Container::new("") else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(
+        r#"
+        FROM debian
+        RUN apt-get update -q && apt-get install -qy --no-install-recommends dbus sudo >/log 2>&1 || { cat /log; exit 1; }
+        RUN stat -c '%a %U:%G' /usr/lib/dbus-1.0/dbus-daemon-launch-helper /usr/bin/sudo
+        "#,
+    );
+    let log = container.build(&rbuild, &project).ok();
+    log.says(&["4754 root:messagebus", "4755 root:root"]);
+}

@@ -19,7 +19,7 @@ use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::step::Guard;
-use super::supervisor::{self, Plan};
+use super::supervisor::{self, Plan, kernel_files};
 use super::{cgroup, chroot, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
@@ -256,15 +256,26 @@ pub(super) fn start_confined_step(
     let failed = |message: &str, errno| SetupFailure::new(Stage::Process, message, errno);
     let events =
         syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
+    let (near, far) = Channel::pair().map_err(|errno| failed("can't make a channel", errno))?;
     match syscall::fork().map_err(|errno| failed("can't start a process", errno))? {
         syscall::Fork::Child => match chroot::enter(root, spec) {
-            Ok(()) => step::run(spec, files, None, to, &Guard::Confined),
+            Ok(()) => step::run(spec, files, None, to, &Guard::Confined(&far)),
             Err(failure) => {
                 report(to, &Outcome::SetupFailed(failure));
                 syscall::exit(127)
             }
         },
-        syscall::Fork::Parent(pid) => Ok(Started { pid, events }),
+        syscall::Fork::Parent(pid) => {
+            drop(far);
+            // From here on this process has threads: it forks no more.
+            if let Ok(Some(received)) = near.receive::<()>()
+                && let Some(listener) = received.descriptors.into_iter().next()
+            {
+                kernel_files::start(listener, kernel_files::missing_devices(root))
+                    .map_err(|errno| failed("can't supervise the step", errno))?;
+            }
+            Ok(Started { pid, events })
+        }
     }
 }
 

@@ -42,8 +42,8 @@ pub(super) enum Guard<'a> {
     /// A system call filter.
     Filter(&'a [Instruction]),
     /// A system call filter for a step that shares its processes with others, installed without a
-    /// capability for it.
-    Confined,
+    /// capability for it; it leaves calls to who waits at the other end.
+    Confined(&'a Channel),
     /// A filter that leaves calls to a supervisor, which waits for them at the other end.
     Supervised(&'a Plan, &'a Channel),
 }
@@ -52,7 +52,24 @@ impl Guard<'_> {
     fn install(&self) -> Result<(), Errno> {
         match self {
             Self::Filter(filter) => syscall::install_filter(filter),
-            Self::Confined => syscall::install_confining_filter(&seccomp::confined_filter()),
+            Self::Confined(line) => {
+                let install = || notification::install_listening_filter(&seccomp::showing_filter());
+                let listener = match install() {
+                    Err(Errno::ACCESS) => {
+                        rustix::thread::set_no_new_privs(true)?;
+                        install()
+                    }
+                    other => other,
+                };
+                match listener {
+                    Ok(listener) => line.send(&(), &[OwnedFd::from(listener).as_fd()]),
+                    // The container has a supervisor already, or the kernel none.
+                    Err(Errno::BUSY | Errno::INVAL) => {
+                        syscall::install_confining_filter(&seccomp::confined_filter())
+                    }
+                    Err(errno) => Err(errno),
+                }
+            }
             Self::Supervised(plan, line) => {
                 let listener = notification::install_listening_filter(&plan.filter())?;
                 line.send(&(), &[OwnedFd::from(listener).as_fd()])
@@ -63,7 +80,7 @@ impl Guard<'_> {
     /// The user and group that the step is to be where this user namespace doesn't know them.
     fn foreign_user(&self) -> Option<(u32, u32)> {
         match self {
-            Self::Filter(_) | Self::Confined => None,
+            Self::Filter(_) | Self::Confined(_) => None,
             Self::Supervised(plan, _) => plan.foreign_user(),
         }
     }

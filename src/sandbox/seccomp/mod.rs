@@ -113,6 +113,8 @@ enum Action {
     Pretend,
     /// Left to the supervisor.
     Notify,
+    /// Left to the supervisor unless the flags in the argument of this index allow an empty path.
+    NotifyUnlessEmptyPath(u32),
     /// Left to the supervisor where the argument of this index is the mode of a device.
     NotifyDevice(u32),
 }
@@ -124,6 +126,7 @@ impl From<Treatment> for Action {
             Treatment::SignalNotAll => Self::SignalNotAll,
             Treatment::Hide => Self::Refuse(libc::ENOSYS),
             Treatment::Ask => Self::Notify,
+            Treatment::AskUnlessEmptyPath(argument) => Self::NotifyUnlessEmptyPath(argument),
             Treatment::AskForDevices(argument) => Self::NotifyDevice(argument),
         }
     }
@@ -137,6 +140,11 @@ pub(super) fn default_filter() -> Vec<Instruction> {
 /// The same for a step that shares its processes with others: it may not send a signal to all.
 pub(super) fn confined_filter() -> Vec<Instruction> {
     filter(Some(Supervision::None))
+}
+
+/// The same, with the calls left to a supervisor that name files which are to be shown.
+pub(super) fn showing_filter() -> Vec<Instruction> {
+    filter(Some(Supervision::KernelFiles))
 }
 
 /// The same, with some of the calls that it allows left to a supervisor.
@@ -234,6 +242,12 @@ fn act(action: Action) -> Vec<Instruction> {
         Action::SignalNotAll => one_of(&[u32::MAX], refuse, allow),
         Action::Pretend => vec![ret(RETURN_ERROR)],
         Action::Notify => vec![ret(RETURN_NOTIFY)],
+        Action::NotifyUnlessEmptyPath(argument) => vec![
+            load(FIRST_ARGUMENT + 8 * argument),
+            branch(JUMP_IF_ANY_BIT, libc::AT_EMPTY_PATH as u32, 0, 1),
+            allow,
+            ret(RETURN_NOTIFY),
+        ],
         Action::NotifyDevice(argument) => vec![
             load(FIRST_ARGUMENT + 8 * argument),
             branch(MASK, libc::S_IFMT, 0, 0),

@@ -18,6 +18,8 @@ pub(in crate::sandbox) enum Supervision {
     },
     /// Nobody answers: the step shares its processes with others, who are to be left alone.
     None,
+    /// The same, and `/proc` and `/sys` are somebody's to show: nothing is mounted there.
+    KernelFiles,
 }
 
 /// What becomes of a call that the filter alone would allow.
@@ -31,6 +33,9 @@ pub(super) enum Treatment {
     Hide,
     /// It is the supervisor's.
     Ask,
+    /// It is the supervisor's where the flags in the argument of this index don't say that the path
+    /// may be empty.
+    AskUnlessEmptyPath(u32),
     /// It is the supervisor's where the argument of this index is the mode of a device.
     AskForDevices(u32),
 }
@@ -111,7 +116,18 @@ impl Supervision {
     pub(super) fn of(self, name: &str, column: usize) -> Option<Treatment> {
         let is_root = match self {
             Self::Owners { is_root } => is_root,
-            Self::None => return (name == "kill").then_some(Treatment::SignalNotAll),
+            Self::None | Self::KernelFiles if name == "kill" => {
+                return Some(Treatment::SignalNotAll);
+            }
+            Self::None => return None,
+            Self::KernelFiles => {
+                return file_call(name, column).map(|_| match name {
+                    // Of a descriptor: what that is, is known.
+                    "newfstatat" => Treatment::AskUnlessEmptyPath(3),
+                    "statx" => Treatment::AskUnlessEmptyPath(2),
+                    _ => Treatment::Ask,
+                });
+            }
         };
         if IDENTITY.contains(&name) {
             return is_root.then_some(Treatment::Pretend);
@@ -167,6 +183,73 @@ fn call(name: &str, column: usize) -> Option<Call> {
         "chroot" => Call::Chroot,
         _ => return None,
     })
+}
+
+/// A call that names a file which may have to be shown, as its arguments say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum FileCall {
+    /// open, openat.
+    Open { naming: Naming },
+    /// readlink, readlinkat.
+    ReadLink { naming: Naming },
+    /// access, faccessat.
+    Access { naming: Naming },
+    /// stat and its kin.
+    Stat { naming: Naming, layout: StatLayout },
+    /// statx.
+    Statx,
+}
+
+impl FileCall {
+    /// How it names its file.
+    pub(in crate::sandbox) fn naming(self) -> Naming {
+        match self {
+            Self::Open { naming }
+            | Self::ReadLink { naming }
+            | Self::Access { naming }
+            | Self::Stat { naming, .. } => naming,
+            Self::Statx => Naming::At,
+        }
+    }
+}
+
+/// The call of this name, as programs of this column make it; `None` if it names no file to show.
+fn file_call(name: &str, column: usize) -> Option<FileCall> {
+    let naming = if name.ends_with("at") && name != "stat" && name != "lstat" {
+        Naming::At
+    } else if name == "lstat" {
+        Naming::Link
+    } else {
+        Naming::Path
+    };
+    let is_32_bit = column == X86 || column == ARM;
+    Some(match name {
+        "open" | "openat" => FileCall::Open { naming },
+        "readlink" | "readlinkat" => FileCall::ReadLink { naming },
+        "access" | "faccessat" => FileCall::Access { naming },
+        "faccessat2" => FileCall::Access { naming: Naming::At },
+        "stat" | "lstat" | "newfstatat" if !is_32_bit => FileCall::Stat {
+            naming,
+            layout: StatLayout::Native,
+        },
+        "statx" => FileCall::Statx,
+        _ => return None,
+    })
+}
+
+/// Every call that may name a file to show, by architecture (`AUDIT_ARCH_…`) and number.
+pub(in crate::sandbox) fn file_calls() -> HashMap<(u32, u32), FileCall> {
+    let mut calls = HashMap::new();
+    for architecture in &ARCHITECTURES {
+        for &column in architecture.columns {
+            let known = ALLOWED
+                .iter()
+                .filter(|(_, numbers)| numbers[column] != N)
+                .filter_map(|(name, numbers)| Some((numbers[column], file_call(name, column)?)));
+            calls.extend(known.map(|(number, call)| ((architecture.audit, number), call)));
+        }
+    }
+    calls
 }
 
 /// Every supervised call by architecture (`AUDIT_ARCH_…`) and number.

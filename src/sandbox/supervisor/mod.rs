@@ -15,6 +15,7 @@
 //! is the sandbox's `/proc`, from which `PID/cwd` and `PID/fd/N` lead to what an asking process
 //! means. It has no way to the machine that the sandbox's init hasn't.
 
+pub(super) mod kernel_files;
 mod owners;
 mod stat;
 mod target;

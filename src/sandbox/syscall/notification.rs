@@ -49,12 +49,14 @@ pub(in crate::sandbox) enum Answer {
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
+const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const SYNC_WAKE_UP: u64 = 1;
 const FILTER_FLAG_SPEC_ALLOW: libc::c_ulong = 1 << 2;
 const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
 const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 const USER_NOTIF_FLAG_CONTINUE: u32 = 1;
+const ADDFD_FLAG_SEND: u32 = 2;
 
 #[repr(C)]
 #[derive(Default)]
@@ -66,6 +68,15 @@ struct RawQuestion {
     architecture: u32,
     instruction_pointer: u64,
     arguments: [u64; 6],
+}
+
+#[repr(C)]
+struct RawDescriptor {
+    id: u64,
+    flags: u32,
+    source: u32,
+    new: u32,
+    new_flags: u32,
 }
 
 #[repr(C)]
@@ -171,6 +182,33 @@ impl Listener {
         };
         // SAFETY: the kernel reads a structure of the size that the request's number names.
         unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_SEND as _, &raw const raw) };
+    }
+
+    /// Answers a question with a copy of a descriptor, which the call returns. Before Linux 5.14 the
+    /// call fails with `ENOENT`. Whoever asked may be gone.
+    pub(in crate::sandbox) fn hand_over(
+        &self,
+        question: &Question,
+        descriptor: &OwnedFd,
+        close_on_exec: bool,
+    ) {
+        let raw = RawDescriptor {
+            id: question.id,
+            flags: ADDFD_FLAG_SEND,
+            source: descriptor.as_raw_fd().cast_unsigned(),
+            new: 0,
+            new_flags: if close_on_exec {
+                libc::O_CLOEXEC.cast_unsigned()
+            } else {
+                0
+            },
+        };
+        // SAFETY: the kernel reads a structure of the size that the request's number names, and
+        // makes a copy of the descriptor, which stays open here.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_ADDFD as _, &raw const raw) };
+        if result < 0 {
+            self.answer(question, Answer::Error(Errno::NOENT));
+        }
     }
 
     /// Whether the asking thread still waits: so its number hasn't become another's meanwhile.
