@@ -249,7 +249,7 @@ fn the_kernel_s_files_and_devices_are_there_without_being_mounted() {
         RUN cat <(echo substituted); read -r name < /proc/self/comm; echo "I am $name"
         RUN readlink /proc/self/exe; head -c 2 /dev/zero | wc -c; echo lost > /dev/null; grep -c MemTotal: /proc/meminfo
         RUN [ -d /sys/class ] && [ -r /proc/cpuinfo ] && [ ! -e /proc/1/environ ] && echo shown
-        RUN { echo x > /proc/sys/kernel/hostname; } 2>/dev/null || echo refused; cat /proc/self/root/etc/hostname 2>/dev/null; echo to > /dev/stdout
+        RUN { echo x > /proc/sys/kernel/hostname; } 2>/dev/null || echo refused; cat /proc/self/root/etc/debian_version >/dev/null && echo own; echo to > /dev/stdout
         USER 1234
         RUN cat <(echo as $(id -u)); readlink /proc/self/exe; cat /proc/$$/comm; [ ! -r /proc/1/root ] && echo hidden
         "#,
@@ -268,6 +268,7 @@ fn the_kernel_s_files_and_devices_are_there_without_being_mounted() {
             "1",
             "shown",
             "refused",
+            "own",
             "to",
             "as 1234",
             "/usr/bin/readlink",

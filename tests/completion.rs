@@ -43,7 +43,7 @@ fn bash_offers_commands_and_options_but_none_that_is_refused() {
     }
     let all = offered(&rbuild, &["rbuild", "build", "--"]);
     assert!(all.contains(&"--ulimit".to_owned()), "{all:?}");
-    assert!(!all.contains(&"--cpu-quota".to_owned()), "{all:?}");
+    assert!(!all.contains(&"--source-policy-file".to_owned()), "{all:?}");
     assert!(offered(&rbuild, &["rbuild", "ma"]).is_empty());
 }
 
@@ -58,7 +58,7 @@ fn every_shell_gets_a_script_that_it_can_read() {
         let script = script(&rbuild, shell);
         assert!(script.starts_with(beginning), "{shell}: {script:.100}");
         assert!(
-            script.contains("no-cache-filter") && !script.contains("cpu-quota"),
+            script.contains("no-cache-filter") && !script.contains("source-policy-file"),
             "{shell}"
         );
         if needs(&[Need::Program(shell)]) {
@@ -92,7 +92,7 @@ fn every_command_has_a_manual_page() {
             page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"),
             "{name}"
         );
-        assert!(!page.contains("cpu\\-quota"), "{name}");
+        assert!(!page.contains("source\\-policy\\-file"), "{name}");
     }
     assert!(folder.join("rbuild.1").exists());
     assert!(!folder.join("rbuild-man.1").exists());
