@@ -24,7 +24,9 @@ use rbuild::sandbox::{
 const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'));
     let rounds: usize = arguments.next().map_or(200, |word| word.parse().unwrap());
     // Before any thread, like the program.
     let processes = sandbox::enter(&Needs {
@@ -68,7 +70,11 @@ fn main() {
     let least = tools[0].median();
     for tool in &mut tools {
         let median = tool.median();
-        println!("{:20} {median:8.3} ms {:6.2} times", tool.name, median / least);
+        println!(
+            "{:20} {median:8.3} ms {:6.2} times",
+            tool.name,
+            median / least
+        );
     }
 }
 
@@ -205,7 +211,12 @@ fn step(place: &Place, launcher: &Launcher, processes: &Processes) {
 fn bubblewrap(place: &Place) {
     let mut command = Command::new("bwrap");
     command
-        .args(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"])
+        .args([
+            "--unshare-pid",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--unshare-cgroup",
+        ])
         .args(["--die-with-parent", "--bind"])
         .arg(&place.base)
         .args(["/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]);
@@ -279,7 +290,10 @@ unsafe fn become_true(root: &CString, options: &CString) -> ! {
     // SAFETY: see the caller.
     unsafe {
         let private = libc::MS_PRIVATE | libc::MS_REC;
-        check(libc::mount(null, c"/".as_ptr(), null, private, null.cast()), 2);
+        check(
+            libc::mount(null, c"/".as_ptr(), null, private, null.cast()),
+            2,
+        );
         let overlay = c"overlay".as_ptr();
         check(
             libc::mount(overlay, root.as_ptr(), overlay, 0, options.as_ptr().cast()),

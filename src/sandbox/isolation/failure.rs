@@ -20,6 +20,7 @@ pub(super) enum Trial {
     Tmpfs,
     Overlay,
     Namespaces,
+    Supervision,
 }
 
 impl Trial {
@@ -32,6 +33,7 @@ impl Trial {
             Self::Tmpfs => "mount a tmpfs",
             Self::Overlay => "mount an overlay",
             Self::Namespaces => "make process, IPC, host name and cgroup namespaces",
+            Self::Supervision => "have one process answer the system calls of another",
         }
     }
 }
@@ -41,6 +43,7 @@ impl Trial {
     fn call(self) -> Option<&'static str> {
         match self {
             Self::Unshare | Self::Namespaces => Some("unshare"),
+            Self::Supervision => Some("seccomp"),
             Self::Fork | Self::MapIds | Self::OpenNamespaces | Self::Tmpfs | Self::Overlay => None,
         }
     }
@@ -142,6 +145,12 @@ impl Failure {
                 }
             }
             Trial::OpenNamespaces => "mount /proc",
+            Trial::Supervision if self.errno == Errno::BUSY.raw_os_error() => {
+                "the container's engine answers system calls itself, and the kernel has one such place only: give the user a range of ids (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`)"
+            }
+            Trial::Supervision => {
+                "use Linux 5.5 or newer, or give the user a range of ids (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`)"
+            }
             Trial::Fork => return None,
         };
         Some(fix.to_owned())

@@ -15,8 +15,9 @@ use super::failure::{Failure, Trial};
 use crate::sandbox::channel::{Channel, retry};
 use crate::sandbox::id_map::IdMaps;
 use crate::sandbox::mount::{self, MountError, Overlay};
+use crate::sandbox::seccomp;
 use crate::sandbox::spec::{HostPath, XattrNamespace};
-use crate::sandbox::syscall::{self, Fork};
+use crate::sandbox::syscall::{self, Fork, notification};
 
 /// What a probe that succeeded learnt beside.
 #[derive(Serialize, Deserialize)]
@@ -95,6 +96,7 @@ impl Drop for Probe {
 
 /// The probe's process.
 fn try_namespaces(channel: &Channel, flags: UnshareFlags, own_maps: Option<IdMaps>) {
+    let has_one_id = own_maps.is_some();
     let entered = syscall::unshare(flags)
         .map_err(|errno| Failure::new(Trial::Unshare, errno))
         .and_then(|()| match own_maps {
@@ -110,8 +112,22 @@ fn try_namespaces(channel: &Channel, flags: UnshareFlags, own_maps: Option<IdMap
     if let Ok(Some(received)) = channel.receive::<Option<HostPath>>() {
         let folder = received.message;
         // The answer's reader may be gone; so are we, then.
-        let _ = channel.send(&try_mounts(folder.as_ref()), &[]);
+        let tried = try_mounts(folder.as_ref()).and_then(|capable| {
+            if has_one_id {
+                try_supervision()?;
+            }
+            Ok(capable)
+        });
+        let _ = channel.send(&tried, &[]);
     }
+}
+
+/// Whether system calls can be left to another process. Comes last: the filter, which allows
+/// everything, stays.
+fn try_supervision() -> Result<(), Failure> {
+    notification::install_listening_filter(&seccomp::open_filter())
+        .map(drop)
+        .map_err(|errno| Failure::new(Trial::Supervision, errno))
 }
 
 fn try_mounts(folder: Option<&HostPath>) -> Result<Capable, Failure> {
