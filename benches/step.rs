@@ -43,7 +43,7 @@ fn main() {
     let place = Place::new(folder.path());
     let launcher = processes.launcher.clone().unwrap();
     let mut tools: Vec<Tool<'_>> = vec![
-        Tool::new("clone, mount, exec", |place| floor(place)),
+        Tool::new("clone, mount, exec", floor),
         Tool::new("rbuild", |place| step(place, &launcher, &processes)),
     ];
     for (name, run) in [
