@@ -128,6 +128,27 @@ fn a_setting_that_forbids_namespaces_is_named_with_its_remedy() {
 }
 
 #[test]
+fn what_keeps_set_uid_programs_from_working_is_named() {
+    if !needs(&[
+        Need::Program("setpriv"),
+        Need::Program("newuidmap"),
+        Need::Sandbox,
+    ]) {
+        return;
+    }
+    as_other_user(|user| {
+        let rbuild = Rbuild::new(user);
+        let script = "exec \"$@\"";
+        let wrapper = ["setpriv", "--no-new-privs"];
+        let finished = below(&rbuild, &wrapper, script, &["doctor", "--json"]).ok();
+        let json = report(&finished);
+        assert_eq!(json["isolation"]["used"], "userns-single");
+        let fix = kind(&json, "userns")["fix"].as_str().unwrap().to_owned();
+        assert!(fix.contains("no_new_privs"), "{fix}");
+    });
+}
+
+#[test]
 fn a_store_on_which_overlay_can_not_write_is_noticed() {
     if !needs(&[Need::Program("unshare"), Need::Root, Need::Sandbox]) {
         return;

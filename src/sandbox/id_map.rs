@@ -175,10 +175,14 @@ fn run_map_program(kind: Kind, ranges: &[IdRange], pid: Pid) -> Result<(), MapEr
                 "`{program}` failed: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             ),
-            fix: Some(format!(
-                "make sure that `{program}` is set-uid root (or has the capability cap_set{}id) and that nothing sets `no_new_privs` (in Kubernetes: allowPrivilegeEscalation)",
-                if kind == Kind::Users { 'u' } else { 'g' }
-            )),
+            fix: Some(if gains_no_rights() {
+                "`no_new_privs` is set for rbuild, so set-uid programs gain nothing: start it without (Kubernetes: `allowPrivilegeEscalation: true`; Docker: without `--security-opt no-new-privileges`; systemd: `NoNewPrivileges=no`)".to_owned()
+            } else {
+                format!(
+                    "make sure that `{program}` is set-uid root, or has the capability cap_set{}id",
+                    if kind == Kind::Users { 'u' } else { 'g' }
+                )
+            }),
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(MapError {
             reason: format!("the program `{program}` is not installed"),
@@ -192,6 +196,11 @@ fn run_map_program(kind: Kind, ranges: &[IdRange], pid: Pid) -> Result<(), MapEr
             fix: None,
         }),
     }
+}
+
+/// Whether what this process starts gains no rights by set-uid bits or file capabilities.
+fn gains_no_rights() -> bool {
+    rustix::thread::no_new_privs().unwrap_or(false)
 }
 
 /// One's own id as 0, and the lent ones one after the other from 1 on.
