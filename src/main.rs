@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use rbuild::cli::ui::stderr_style;
 use rbuild::cli::{self, Environment};
-use rbuild::sandbox::process;
+use rbuild::sandbox::{own_program, process};
 
 fn main() -> ExitCode {
     let environment = Environment::of_process();
@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     if let Some(code) = cli::run_alone(&invocation, &environment) {
         return code;
     }
-    match process::enter(&invocation.needs(&environment)) {
+    let needs = invocation.needs(&environment);
+    own_program::leave(&needs);
+    match process::enter(&needs) {
         Ok(processes) => cli::run(invocation, environment, processes),
         Err(error) => invocation.failure(error).report(stderr_style(&environment)),
     }

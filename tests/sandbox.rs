@@ -87,6 +87,11 @@ fn run_all(arguments: &[String], busybox: &Path, total: &mut Total) {
     // Unprivileged users may not be able to reach the build directory.
     let program = scratch.path().join("sandbox-test");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let attacks = scratch.path().join("attacks");
+    let has_attacks = compile_attacks(&attacks);
+    if !has_attacks {
+        total.skip("attacks in C", "no C compiler that links statically");
+    }
     let is_root = rustix::process::geteuid().is_root();
     let mut runs: Vec<(Rung, Option<(u32, u32)>)> = Vec::new();
     if is_root {
@@ -115,6 +120,9 @@ fn run_all(arguments: &[String], busybox: &Path, total: &mut Total) {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if has_attacks {
+            command.env("RBUILD_SANDBOX_TEST_ATTACKS", &attacks);
+        }
         if let Some((uid, gid)) = user {
             command.uid(uid).gid(gid).env("HOME", "/nonexistent");
         }
@@ -141,6 +149,17 @@ fn run_all(arguments: &[String], busybox: &Path, total: &mut Total) {
             total.failed += 1;
         }
     }
+}
+
+/// Makes the program of hostile steps, which runs in a root file system without libraries.
+fn compile_attacks(program: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandbox_cases/attacks.c");
+    Command::new("cc")
+        .args(["-static", "-O1", "-pthread", "-o"])
+        .arg(program)
+        .arg(source)
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn open_to_all(directory: &Path) {

@@ -240,7 +240,7 @@ fn start_step(
     if let Ok(Some(received)) = near.receive::<()>()
         && let Some(listener) = received.descriptors.into_iter().next()
     {
-        supervisor::start(listener, plan).map_err(failed)?;
+        supervisor::start(listener, plan)?;
     }
     // Else the step's process ended before; it has said why.
     Ok(Started { pid, events })

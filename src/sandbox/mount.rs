@@ -279,25 +279,30 @@ impl Overlay<'_> {
     /// Makes the mount, with an empty directory of the sandbox's own to work in for kernels that
     /// need one.
     pub(super) fn mount(&self, workshop: BorrowedFd<'_>) -> Result<OwnedFd, OverlayError> {
-        match self.mount_by_context()? {
-            Some(mount) => Ok(mount),
-            None => self.mount_by_names(workshop),
+        match self.mount_by_context() {
+            // An option may be unknown: `lowerdir+` is before Linux 6.7, and before 6.5 that shows
+            // only when all options are there.
+            Err(refused) if refused.error.errno == Errno::INVAL => self
+                .mount_by_names(workshop)
+                .map_err(|error| match error.error.errno {
+                    Errno::INVAL => refused,
+                    _ => error,
+                }),
+            other => other,
         }
     }
 
-    /// One option per layer, so that there is no limit on their length together. `None` where
-    /// the kernel doesn't know `lowerdir+` (before 6.7).
-    fn mount_by_context(&self) -> Result<Option<OwnedFd>, OverlayError> {
+    /// One option per layer, so that there is no limit on their length together.
+    fn mount_by_context(&self) -> Result<OwnedFd, OverlayError> {
         let context = Filesystem::open("overlay").map_err(OverlayError::whole)?;
-        for (index, lower) in self.lower.iter().enumerate() {
+        for lower in &self.lower {
             let directory = open_host(lower).map_err(|errno| OverlayError::layer(lower, errno))?;
-            match context.set("lowerdir+", &descriptor_path(directory.as_fd())) {
-                Err(error) if index == 0 && error.errno == Errno::INVAL => return Ok(None),
-                other => other.map_err(|error| OverlayError {
+            context
+                .set("lowerdir+", &descriptor_path(directory.as_fd()))
+                .map_err(|error| OverlayError {
                     path: Some(lower.to_path_buf()),
                     error,
-                })?,
-            }
+                })?;
         }
         if let Some((upper, work)) = self.writable {
             context
@@ -316,7 +321,6 @@ impl Overlay<'_> {
         }
         context
             .mount(MountAttrFlags::empty())
-            .map(Some)
             .map_err(OverlayError::whole)
     }
 
@@ -346,11 +350,18 @@ impl Overlay<'_> {
                 data.push_str(value);
             }
         }
-        let data = std::ffi::CString::new(data).map_err(|_| whole(Errno::INVAL))?;
         rustix::fs::mkdirat(workshop, "m", Mode::RWXU).map_err(whole)?;
         rustix::process::fchdir(workshop).map_err(whole)?;
-        rustix::mount::mount("overlay", "m", "overlay", MountFlags::empty(), &*data)
-            .map_err(whole)?;
+        let try_with = |data: &str| {
+            let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+            rustix::mount::mount("overlay", "m", "overlay", MountFlags::empty(), &*data)
+        };
+        match try_with(&data) {
+            // Before Linux 5.10.
+            Err(Errno::INVAL) => try_with(&data.replace(",volatile", "")),
+            other => other,
+        }
+        .map_err(whole)?;
         let mount = rustix::fs::openat(
             workshop,
             "m",
@@ -466,9 +477,9 @@ mod tests {
                 xattr_namespace: XattrNamespace::Trusted,
             };
             let mount = match way {
-                "context" => match overlay.mount_by_context().unwrap() {
-                    Some(mount) => mount,
-                    None => continue,
+                "context" => match overlay.mount_by_context() {
+                    Err(refused) if refused.error.errno == Errno::INVAL => continue,
+                    other => other.unwrap(),
                 },
                 _ => overlay.mount_by_names(tmpfs.as_fd()).unwrap(),
             };

@@ -1,6 +1,7 @@
 //! The cases, and the process that runs them on one rung.
 
 mod filesystem;
+mod hostile;
 mod lifetime;
 mod limits;
 mod program;
@@ -21,6 +22,7 @@ fn cases() -> Vec<Case> {
         filesystem::CASES,
         limits::CASES,
         lifetime::CASES,
+        hostile::CASES,
     ]
     .concat()
 }

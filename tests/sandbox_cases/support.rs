@@ -20,6 +20,8 @@ pub(crate) struct Fixture {
     pub(crate) scratch: PathBuf,
     /// A root file system with busybox in it.
     pub(crate) base: PathBuf,
+    /// Whether `attacks.c` is in it, too, as `/bin/attacks`.
+    pub(crate) has_attacks: bool,
     next: AtomicUsize,
 }
 
@@ -71,10 +73,15 @@ impl Fixture {
                 symlink("busybox", base.join("bin").join(applet)).unwrap();
             }
         }
+        let attacks = std::env::var_os("RBUILD_SANDBOX_TEST_ATTACKS");
+        if let Some(attacks) = &attacks {
+            std::fs::copy(attacks, base.join("bin/attacks")).unwrap();
+        }
         Self {
             processes,
             scratch: scratch.to_path_buf(),
             base,
+            has_attacks: attacks.is_some(),
             next: AtomicUsize::new(0),
         }
     }

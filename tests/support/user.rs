@@ -50,7 +50,7 @@ pub(crate) fn as_other_user(case: impl FnOnce(&User)) {
 }
 
 /// The unprivileged user: `RBUILD_TEST_USER`, else `rbuild-test` where there is one.
-fn test_user() -> Option<User> {
+pub(super) fn test_user() -> Option<User> {
     let name = std::env::var("RBUILD_TEST_USER").unwrap_or_else(|_| "rbuild-test".into());
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
     let line = passwd

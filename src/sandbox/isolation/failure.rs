@@ -18,6 +18,7 @@ pub(super) enum Trial {
     MapIds,
     OpenNamespaces,
     Tmpfs,
+    Copy,
     Overlay,
     Namespaces,
     Supervision,
@@ -31,6 +32,7 @@ impl Trial {
             Self::MapIds => "map the own id in a user namespace",
             Self::OpenNamespaces => "open the new namespaces in /proc",
             Self::Tmpfs => "mount a tmpfs",
+            Self::Copy => "copy a mount",
             Self::Overlay => "mount an overlay",
             Self::Namespaces => "make process, IPC, host name and cgroup namespaces",
             Self::Supervision => "have one process answer the system calls of another",
@@ -44,6 +46,7 @@ impl Trial {
         match self {
             Self::Unshare | Self::Namespaces => Some("unshare"),
             Self::Supervision => Some("seccomp"),
+            Self::Copy => Some("open_tree"),
             Self::Fork | Self::MapIds | Self::OpenNamespaces | Self::Tmpfs | Self::Overlay => None,
         }
     }
@@ -133,7 +136,12 @@ impl Failure {
                     "in a container: allow the system calls unshare, clone and mount (Docker and Podman: `--security-opt seccomp=unconfined`); not in a chroot"
                 }
             }
-            Trial::Tmpfs | Trial::Overlay => {
+            Trial::Tmpfs | Trial::Copy | Trial::Overlay
+                if self.errno == Errno::NOSYS.raw_os_error() =>
+            {
+                "use Linux 5.4 or newer, which has fsopen, fsconfig, fsmount, open_tree and move_mount; in a container, whose filter may hide them: `--security-opt seccomp=unconfined`"
+            }
+            Trial::Tmpfs | Trial::Copy | Trial::Overlay => {
                 if rung != Rung::Root && is(APPARMOR_RESTRICTION, "1") {
                     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give rbuild an AppArmor profile that allows `userns`"
                 } else if self.errno == Errno::NODEV.raw_os_error() {

@@ -146,6 +146,8 @@ fn try_mounts(folder: Option<&HostPath>) -> Result<Capable, Failure> {
     // What lies over `/` hides nothing from a process whose root is beneath.
     mount::attach(tmpfs.as_fd(), root.as_fd())
         .map_err(|errno| Failure::new(Trial::Tmpfs, errno))?;
+    // Everything that a sandbox shows of the machine is a copy of a mount.
+    mount::clone_tree(tmpfs.as_fd(), false).map_err(|errno| Failure::new(Trial::Copy, errno))?;
     let trusted_xattrs = try_overlay(&tmpfs)?;
     let upper = folder.map(
         |folder| match try_upper(folder.as_path(), &tmpfs, trusted_xattrs) {

@@ -30,7 +30,7 @@ use super::id_map::IdMaps;
 use super::seccomp::supervised::{self, Call, Naming, StatLayout, Supervision};
 use super::seccomp::{self, Instruction};
 use super::spec::{NotedPath, SandboxSpec, Security, SetupFailure, Stage};
-use super::syscall::notification::{Answer, Listener, Question};
+use super::syscall::notification::{self, Answer, Listener, Question};
 use owners::Owners;
 use target::{Memory, Numbers};
 
@@ -115,14 +115,24 @@ impl Plan {
 }
 
 /// Starts the supervisor as a thread of this process, whose working directory becomes `/proc`.
-pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), Errno> {
-    rustix::process::chdir("/proc")?;
+pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), SetupFailure> {
+    let failed =
+        |message: &'static str| move |errno| SetupFailure::new(Stage::Seccomp, message, errno);
+    rustix::process::chdir("/proc").map_err(failed("can't supervise the step from `/proc`"))?;
+    // Without these every answer would be an error that the step can't understand.
+    notification::try_memory().map_err(failed(
+        "can't supervise the step without `process_vm_readv` and `process_vm_writev`, which a filter hides here",
+    ))?;
+    notification::statx(c".", 0, 0).map_err(failed(
+        "can't supervise the step without `statx`, which a filter hides here",
+    ))?;
     let serve = move || serve(Listener::from(listener), plan);
     std::thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(serve)
         .map(drop)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
+        .map_err(failed("can't start the step's supervisor"))
 }
 
 /// Answers until nobody is left to ask.

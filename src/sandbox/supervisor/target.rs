@@ -2,18 +2,22 @@
 //! there from the sandbox's `/proc`.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::int;
+use crate::fs::Root;
 use crate::sandbox::seccomp::supervised::Naming;
 use crate::sandbox::syscall::notification::{self, Listener, Question};
 
 /// The kernel's limit for a path with its end.
 const PATH_LIMIT: usize = 4096;
+
+/// How many links are followed one after the other, as by the kernel.
+const LINK_LIMIT: usize = 40;
 
 /// How a thread's number in a question becomes its number in `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub(super) struct Memory<'a> {
     listener: &'a Listener,
     /// The thread's number in `/proc`.
     thread: u32,
+    numbers: Numbers,
 }
 
 impl<'a> Memory<'a> {
@@ -72,6 +77,7 @@ impl<'a> Memory<'a> {
             question,
             listener,
             thread: numbers.of(question.thread)?,
+            numbers,
         })
     }
 
@@ -224,12 +230,12 @@ impl Target<'_> {
         if !self.follow {
             flags |= OFlags::NOFOLLOW;
         }
-        if !own_root || self.path.is_empty() {
-            return rustix::fs::open(&*self.name()?, flags, Mode::empty())
-                .map_err(|errno| self.explain(errno));
-        }
-        let (root, path) = self.in_own_root()?;
-        rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        let opened = match own_root {
+            _ if self.path.is_empty() => rustix::fs::open(&*self.name()?, flags, Mode::empty()),
+            true => self.open_in_own_root(flags),
+            false => self.resolve(flags, Mode::empty()),
+        };
+        opened.map_err(|errno| self.explain(errno))
     }
 
     /// What isn't there may be the descriptor.
@@ -249,11 +255,97 @@ impl Target<'_> {
     pub(super) fn create(&self, own_root: bool, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
-        if !own_root {
-            return rustix::fs::open(&*self.name()?, flags, mode);
+        let file = match own_root {
+            true => self.open_in_own_root(flags)?,
+            false => self.resolve(flags, mode)?,
+        };
+        rustix::fs::fchmod(&file, mode)?;
+        Ok(file)
+    }
+
+    /// Opens the path as the asking process means it. Links of the kernel's own in `/proc` are
+    /// followed where they are that process's, and nowhere else: this one's lead out of the sandbox,
+    /// to rbuild's program and its files.
+    fn resolve(&self, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let mut path = self.path.clone();
+        for _ in 0..LINK_LIMIT {
+            let (start, rest) = self.start(&path);
+            let anchor = match &start {
+                Some(start) if rest.is_empty() => return rustix::fs::open(start, flags, mode),
+                Some(start) => {
+                    let directory = OFlags::PATH | OFlags::CLOEXEC;
+                    Some(rustix::fs::open(start, directory, Mode::empty())?)
+                }
+                None => None,
+            };
+            let anchor = anchor.as_ref().map_or(CWD, AsFd::as_fd);
+            let open = |flags, mode| {
+                rustix::fs::openat2(anchor, &rest, flags, mode, ResolveFlags::NO_MAGICLINKS)
+            };
+            let error = match open(flags, mode) {
+                // Before Linux 5.6, or hidden by a filter.
+                Err(Errno::NOSYS | Errno::PERM) => return self.open_in_own_root(flags),
+                Err(error) if self.follow && !flags.contains(OFlags::CREATE) => error,
+                other => return other,
+            };
+            // Perhaps a link at its end, through which the asking process gets further.
+            let link = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let link = open(link, Mode::empty()).map_err(|_| error)?;
+            path = behind_link(&link, &path).ok_or(error)?;
         }
+        Err(Errno::LOOP)
+    }
+
+    /// Where a path begins, if neither at the root directory nor in `/proc`, and the rest.
+    fn start(&self, path: &[u8]) -> (Option<String>, Vec<u8>) {
+        let thread = self.memory.thread;
+        let Some(absolute) = path.strip_prefix(b"/") else {
+            let start = match self.directory {
+                libc::AT_FDCWD => format!("{thread}/cwd"),
+                directory => format!("{thread}/fd/{directory}"),
+            };
+            return (Some(start), path.to_vec());
+        };
+        let (process, rest) = match (own(absolute), of_process(absolute)) {
+            (Some((place, rest)), _) => (thread, [place.as_bytes(), rest].concat()),
+            (None, Some((number, rest)))
+                if self.memory.numbers == Numbers::Same && !is_own_thread(number) =>
+            {
+                (number, rest.to_vec())
+            }
+            _ => return (None, path.to_vec()),
+        };
+        let mut parts = rest
+            .split(|byte| *byte == b'/')
+            .filter(|part| !part.is_empty());
+        let place = match (parts.next(), parts.next()) {
+            (Some(b"cwd"), _) => "cwd".to_owned(),
+            (Some(b"root"), _) => "root".to_owned(),
+            (Some(b"exe"), _) => "exe".to_owned(),
+            (Some(b"fd"), Some(number)) => match number_in(number) {
+                Some(number) => format!("fd/{number}"),
+                None => return (None, [process.to_string().as_bytes(), b"/", &rest].concat()),
+            },
+            _ => return (None, [process.to_string().as_bytes(), b"/", &rest].concat()),
+        };
+        let used = place.split('/').count();
+        let mut behind = rest
+            .split(|byte| *byte == b'/')
+            .filter(|part| !part.is_empty())
+            .skip(used)
+            .collect::<Vec<_>>()
+            .join(&b'/');
+        if behind.is_empty() && rest.ends_with(b"/") {
+            behind = b".".to_vec();
+        }
+        (Some(format!("{process}/{place}")), behind)
+    }
+
+    fn open_in_own_root(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
         let (root, path) = self.in_own_root()?;
-        rustix::fs::openat2(&root, path, flags, mode, ResolveFlags::IN_ROOT)
+        Root::new(root)
+            .open_at(&path, flags)
+            .map_err(|error| Errno::from_io_error(&error.source).unwrap_or(Errno::IO))
     }
 
     /// The asking process's root directory, and the path from there.
@@ -302,6 +394,44 @@ fn own(path: &[u8]) -> Option<(&'static str, &[u8])> {
     })
 }
 
+/// A path from `/` that leads to something of another process's: its number, and the rest.
+fn of_process(path: &[u8]) -> Option<(u32, &[u8])> {
+    let path = path.strip_prefix(b"proc/")?;
+    let end = path.iter().position(|byte| *byte == b'/')?;
+    let number = number_in(&path[..end])?;
+    // Process 1 is this one, which nobody looks into.
+    (number > 1).then_some((number, &path[end..]))
+}
+
+/// Whether a number in `/proc` is that of a thread of this process, each of which has a folder there.
+fn is_own_thread(number: u32) -> bool {
+    rustix::fs::access(format!("self/task/{number}"), rustix::fs::Access::EXISTS).is_ok()
+}
+
+/// A decimal number, written as the kernel does.
+fn number_in(digits: &[u8]) -> Option<u32> {
+    let number: u32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == digits).then_some(number)
+}
+
+/// The path that a link at the end of `path` leads to; `None` if it is no link, or one of the
+/// kernel's own, which hold no path.
+fn behind_link(link: &OwnedFd, path: &[u8]) -> Option<Vec<u8>> {
+    if rustix::fs::fstatfs(link).ok()?.f_type as u64 == PROC_SUPER_MAGIC as u64 {
+        return None;
+    }
+    let target = rustix::fs::readlinkat(link, c"", Vec::new()).ok()?;
+    let target = target.as_bytes();
+    if target.starts_with(b"/") {
+        return Some(target.to_vec());
+    }
+    let folder = path
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |at| at + 1);
+    Some([&path[..folder], target].concat())
+}
+
 /// A path that leads to what a descriptor of this process is.
 pub(super) fn descriptor_name(descriptor: &OwnedFd) -> String {
     format!("self/fd/{}", descriptor.as_raw_fd())
@@ -309,7 +439,7 @@ pub(super) fn descriptor_name(descriptor: &OwnedFd) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::own;
+    use super::{of_process, own};
 
     #[test]
     fn what_self_means_is_the_asking_processs() {
@@ -322,6 +452,20 @@ mod tests {
             (b"etc/passwd", None),
         ] {
             assert_eq!(own(path), expected);
+        }
+    }
+
+    #[test]
+    fn nobody_is_led_to_this_process() {
+        for (path, expected) in [
+            (&b"proc/12/fd/3"[..], Some((12, &b"/fd/3"[..]))),
+            (b"proc/1/exe", None),
+            (b"proc/01/exe", None),
+            (b"proc/+1/exe", None),
+            (b"proc/self/exe", None),
+            (b"proc/12", None),
+        ] {
+            assert_eq!(of_process(path), expected);
         }
     }
 }

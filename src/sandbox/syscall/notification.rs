@@ -304,6 +304,22 @@ pub(in crate::sandbox) fn write_memory(
     }
 }
 
+/// Tries both ways with this process's own memory.
+///
+/// # Errors
+/// When the calls are refused.
+pub(in crate::sandbox) fn try_memory() -> Result<(), Errno> {
+    let own = rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned();
+    let mut here = [0_u8; 1];
+    let address = here.as_mut_ptr().expose_provenance() as u64;
+    let mut byte = [0];
+    read_memory(own, address, &mut byte)?;
+    write_memory(own, address, &byte)
+}
+
 /// Length of the kernel's `struct statx`.
 pub(in crate::sandbox) const STATX_LENGTH: usize = 256;
 
