@@ -33,6 +33,7 @@ fn main() {
         trees: true,
         isolation: None,
         emulators: Vec::new(),
+        resumes_launcher: false,
         folder: None,
     })
     .unwrap();

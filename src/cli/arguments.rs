@@ -138,6 +138,7 @@ impl Invocation {
             trees,
             isolation: self.settings.isolation,
             emulators: self.settings.programs.clone(),
+            resumes_launcher: true,
             folder: super::commands::nearest_folder(&self.settings, environment),
         }
     }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`isolation`] | which kind of isolation works on this machine, and why a better one doesn't |
 //! | [`process`] | the processes that exist before any thread, and how they end together |
-//! | [`own_program`] | rbuild's own program, out of the reach of steps |
+//! | `own_program` | rbuild's own program, out of the reach of steps |
 //! | [`spec`], [`limits`] | what a step wants: plain data |
 //! | [`emulation`] | programs of other processors: whether they run here, and making them |
 //! | [`cgroup`] | a step's own cgroup below one that the user names |
@@ -37,7 +37,7 @@ mod launcher;
 pub mod limits;
 mod mount;
 pub mod outside;
-pub mod own_program;
+mod own_program;
 mod private_network;
 pub mod process;
 mod root_filesystem;

@@ -27,6 +27,7 @@ use super::id_map::{IdMaps, IdRange};
 use super::isolation::{self, Found, Isolation, Namespaces, Refusal, Rung};
 use super::launcher::{self, Confinement, Launcher};
 use super::outside::{self, OutsideHelper};
+use super::own_program;
 use super::spec::XattrNamespace;
 use super::syscall::{self, Fork};
 
@@ -39,6 +40,8 @@ pub struct Needs {
     pub isolation: Option<Rung>,
     /// Folders in which emulators of other processors are looked for: those of PATH.
     pub emulators: Vec<PathBuf>,
+    /// Whether `main` begins with [`resume_launcher`]: then steps can't reach this program's file.
+    pub resumes_launcher: bool,
     /// A folder on the file system where trees are, to find out whether overlay can write there.
     pub folder: Option<PathBuf>,
 }
@@ -110,7 +113,7 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
         return without_sandbox(refusals);
     }
     if found.isolation == Isolation::Chroot {
-        return without_namespaces(&found, refusals, needs.emulators.clone());
+        return without_namespaces(&found, refusals, needs);
     }
     let outside = match &found.namespaces {
         Some(namespaces) => {
@@ -130,7 +133,7 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(EnterError::system("make mounts private to this process"))?;
-    let launcher = start_launcher(needs.emulators.clone(), Confinement::Namespaces)?;
+    let launcher = start_launcher(needs, Confinement::Namespaces)?;
     let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
     Ok(Processes {
         overlay_refusal: found.overlay_refusal(),
@@ -148,7 +151,7 @@ pub fn enter(needs: &Needs) -> Result<Processes, EnterError> {
 fn without_namespaces(
     found: &Found,
     refusals: Vec<Refusal>,
-    emulators: Vec<PathBuf>,
+    needs: &Needs,
 ) -> Result<Processes, EnterError> {
     // Steps are the same user, and the kernel lets that user look into processes like itself.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -156,7 +159,7 @@ fn without_namespaces(
     let maps = IdMaps::current().map_err(EnterError::system("read this process's id maps"))?;
     Ok(Processes {
         overlay_refusal: found.overlay_refusal(),
-        launcher: Some(start_launcher(emulators, Confinement::Chroot)?),
+        launcher: Some(start_launcher(needs, Confinement::Chroot)?),
         outside: OutsideHelper::direct(),
         isolation: Isolation::Chroot,
         refusals,
@@ -264,10 +267,8 @@ fn start_outside_helper() -> Result<OutsideHelper, EnterError> {
     }
 }
 
-fn start_launcher(
-    emulators: Vec<PathBuf>,
-    confinement: Confinement,
-) -> Result<Launcher, EnterError> {
+fn start_launcher(needs: &Needs, confinement: Confinement) -> Result<Launcher, EnterError> {
+    let (emulators, resumes) = (needs.emulators.clone(), needs.resumes_launcher);
     let failed = || EnterError::system("start the process that starts sandboxes");
     let (near, far) = Channel::pair().map_err(failed())?;
     let (lifeline, held): (OwnedFd, OwnedFd) =
@@ -280,10 +281,39 @@ fn start_launcher(
             // Every step can read the command line of its process 1, which is a copy of this one:
             // no build argument, no path of a secret is a step's to know.
             syscall::replace_command_line(b"rbuild");
-            never_return(move || launcher::serve(far, lifeline, emulators, confinement))
+            never_return(move || {
+                if resumes {
+                    launcher::serve_as_copy(&far, &lifeline, &emulators, confinement);
+                }
+                launcher::serve(far, lifeline, emulators, confinement)
+            })
         }
         Fork::Parent(pid) => Ok(Launcher::new(pid, near, held, confinement)),
     }
+}
+
+/// Goes on as a launcher where this process is one that has become a copy of its program; returns in
+/// every other. To be called first by a `main` whose [`Needs`] say so.
+pub fn resume_launcher() {
+    let Some(resumed) = own_program::resumed() else {
+        return;
+    };
+    syscall::replace_command_line(b"rbuild");
+    if resumed.confinement == Confinement::Chroot {
+        // As before: another program is looked into like any other.
+        let hidden = rustix::process::DumpableBehavior::NotDumpable;
+        if rustix::process::set_dumpable_behavior(hidden).is_err() {
+            syscall::exit(1);
+        }
+    }
+    never_return(move || {
+        launcher::serve(
+            resumed.channel.into(),
+            resumed.lifeline,
+            resumed.emulators,
+            resumed.confinement,
+        )
+    })
 }
 
 /// Keeps a forked process from ever getting back into the code of the one it was forked from.

@@ -47,6 +47,7 @@ pub(crate) fn run(mode: &str, arguments: &[String]) -> ExitCode {
         trees: true,
         isolation: Some(rung),
         emulators: Vec::new(),
+        resumes_launcher: false,
         folder: None,
     };
     let processes = match enter(&needs) {

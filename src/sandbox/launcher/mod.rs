@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::channel::{Channel, MAX_DESCRIPTORS, Received, retry};
 use super::spec::{Outcome, SandboxSpec};
 
-pub(super) use server::{become_helper, serve};
+pub(super) use server::{become_helper, serve, serve_as_copy};
 
 /// From the main process to the launcher.
 #[derive(Serialize, Deserialize)]
@@ -113,6 +113,22 @@ pub(super) enum Confinement {
     Namespaces,
     /// A root directory.
     Chroot,
+}
+
+impl Confinement {
+    /// As a word of a command line.
+    pub(super) fn word(self) -> &'static [u8] {
+        match self {
+            Self::Namespaces => b"namespaces",
+            Self::Chroot => b"chroot",
+        }
+    }
+
+    pub(super) fn of_word(word: &[u8]) -> Option<Self> {
+        [Self::Namespaces, Self::Chroot]
+            .into_iter()
+            .find(|confinement| confinement.word() == word)
+    }
 }
 
 #[derive(Debug)]

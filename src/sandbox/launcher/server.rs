@@ -21,7 +21,7 @@ use crate::sandbox::emulation::Emulation;
 use crate::sandbox::init::{self, Init};
 use crate::sandbox::seccomp::{self, Instruction};
 use crate::sandbox::spec::{MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage};
-use crate::sandbox::{chroot, mount, syscall};
+use crate::sandbox::{chroot, mount, own_program, syscall};
 
 use super::{Confinement, Report, Request, StepFiles};
 
@@ -44,6 +44,25 @@ struct Server {
     lifeline: OwnedFd,
     filter: Vec<Instruction>,
     sandboxes: Vec<Sandbox>,
+}
+
+/// Waits for the first request and becomes a copy of this program in memory to serve it. Returns
+/// where that can't be, and when the main process is gone.
+pub(in crate::sandbox) fn serve_as_copy(
+    channel: &Channel,
+    lifeline: &OwnedFd,
+    emulators: &[PathBuf],
+    confinement: Confinement,
+) {
+    let mut watched = [PollFd::new(channel, PollFlags::IN)];
+    let gone = PollFlags::HUP | PollFlags::ERR;
+    if retry(|| rustix::event::poll(&mut watched, None)).is_err()
+        || watched[0].revents().intersects(gone)
+    {
+        return;
+    }
+    let error = own_program::become_copy(channel.as_fd(), lifeline.as_fd(), confinement, emulators);
+    tracing::debug!(%error, "rbuild's program can't be copied to memory: steps can name its file");
 }
 
 /// Serves until the main process is gone. Then the launcher ends, and the kernel kills every

@@ -24,7 +24,6 @@ const RESERVED: [&[u8]; 1] = [NAME.as_bytes()];
 
 /// statx: everything that stat tells, and the birth.
 const WANTED: u32 = 0xfff;
-const NO_FOLLOW: u32 = AtFlags::SYMLINK_NOFOLLOW.bits();
 const NO_AUTOMOUNT: u32 = AtFlags::NO_AUTOMOUNT.bits();
 
 /// Which inode: device, number, birth.
@@ -120,32 +119,29 @@ impl Owners {
 
     /// What to show of a file; `None` where that is what the kernel says, errors included.
     pub(super) fn look(&self, target: &Target<'_>, mask: u32) -> Result<Option<Shown>, Errno> {
-        if self.roots_differ {
-            let Ok(file) = target.open(true) else {
+        // Most files of most images are root's, and root of the step asks: one call tells.
+        if !self.roots_differ && self.noted.is_empty() && self.user.is_none() {
+            let note = target
+                .name()
+                .ok()
+                .and_then(|name| read_note(&name, target.follow));
+            if note.is_none_or(|note| self.is_as_real(&note)) {
                 return Ok(None);
-            };
-            let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
-            return Ok(self.look_at(&name, true, mask));
+            }
         }
-        Ok(target
-            .name()
-            .ok()
-            .and_then(|name| self.look_at(&name, target.follow, mask)))
-    }
-
-    fn look_at(&self, name: &std::ffi::CStr, follow: bool, mask: u32) -> Option<Shown> {
-        let note = read_note(name, follow);
-        // Most files of most images are root's, and root of the step asks.
-        if note.is_none() && self.noted.is_empty() && self.user.is_none()
-            || note.is_some_and(|note| self.is_as_real(&note))
-        {
-            return None;
-        }
-        let flags = if follow { 0 } else { NO_FOLLOW };
-        let shown = notification::statx(name, flags | NO_AUTOMOUNT, mask | WANTED).ok()?;
+        let Ok(file) = target.open(self.roots_differ) else {
+            return Ok(None);
+        };
+        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let note = read_note(&name, true);
+        let Ok(shown) = notification::statx(&name, NO_AUTOMOUNT, mask | WANTED) else {
+            return Ok(None);
+        };
         let shown = Shown::new(shown);
-        let over = note.or_else(|| self.remembered(&shown))?;
-        (!self.is_as_real(&over)).then(|| shown.overridden(&over))
+        let Some(over) = note.or_else(|| self.remembered(&shown)) else {
+            return Ok(None);
+        };
+        Ok((!self.is_as_real(&over)).then(|| shown.overridden(&over)))
     }
 
     /// Whether the kernel says the same.
@@ -177,7 +173,11 @@ impl Owners {
         uid: Option<u32>,
         gid: Option<u32>,
     ) -> Result<Answer, Errno> {
-        let file = target.open(self.roots_differ)?;
+        let file = match target.open(self.roots_differ) {
+            // By a link of `/proc`, to what the kernel lets the asking process change or doesn't.
+            Err(Errno::LOOP) => return Ok(Answer::Continue),
+            other => other?,
+        };
         if !target.is_wanted() {
             return Err(Errno::SRCH);
         }

@@ -270,6 +270,20 @@ pub(super) fn bring_loopback_up() -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Takes a descriptor that this process was started with.
+///
+/// # Errors
+/// When none of that number is open.
+pub(super) fn take_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: asks for a flag, changes nothing.
+    check(libc::c_long::from(unsafe {
+        libc::fcntl(number, libc::F_GETFD)
+    }))?;
+    // SAFETY: it is open, and nothing in this process, which has just begun, owns it: the standard
+    // streams aside, which nobody asks for, the runtime opens nothing before `main`.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Becomes another program. Returns only if that fails.
 pub(super) fn exec(path: &CStr, args: &[CString], env: &[CString]) -> Result<Infallible, Errno> {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
