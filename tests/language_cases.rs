@@ -64,6 +64,9 @@ fn run(user: &User) {
 pub(crate) fn read_cases() -> Vec<CaseFile> {
     let files = CaseFile::all(&repository().join("testdata/language"));
     assert_no_title_twice(&files);
+    for case in files.iter().flat_map(|file| &file.cases) {
+        assert!(case.expects_something(), "{}: expects nothing", case.title);
+    }
     files
 }
 
@@ -131,7 +134,7 @@ fn lines(lines: &[String]) -> String {
 }
 
 /// Adds the differences between what is expected and what was found.
-fn compare(case: &Case, found: &Found, place: &str, wrong: &mut String) {
+pub(crate) fn compare(case: &Case, found: &Found, place: &str, wrong: &mut String) {
     for (name, found) in found {
         let Some(expected) = case.expected(name) else {
             continue;
@@ -161,7 +164,7 @@ pub(crate) fn chosen(files: &[CaseFile]) -> Vec<(usize, usize)> {
     chosen
 }
 
-fn assert_no_title_twice(files: &[CaseFile]) {
+pub(crate) fn assert_no_title_twice(files: &[CaseFile]) {
     for file in files {
         let mut titles = BTreeSet::new();
         for case in &file.cases {

@@ -41,6 +41,7 @@ mod language_cases;
 mod layers;
 mod lint;
 mod login;
+mod matrix;
 mod named_contexts;
 mod on_error;
 mod one_id;

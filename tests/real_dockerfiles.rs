@@ -112,9 +112,9 @@ fn go_servers_built_without_root_serve() {
     }
 }
 
-/// The apt settings of this machine, for the image's own apt: sources come with the base image,
+/// The apt settings of this machine, for an image's own apt: sources come with the base image,
 /// proxies and the like don't.
-fn with_machine_apt_settings(project: Project) -> Project {
+pub(crate) fn machine_apt_settings() -> String {
     let dump = Command::new("apt-config").arg("dump").output();
     let settings: String = dump
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -123,7 +123,7 @@ fn with_machine_apt_settings(project: Project) -> Project {
         .filter(|line| line.starts_with("Acquire::http") || line.starts_with("Acquire::Retries"))
         .map(|line| format!("{line}\n"))
         .collect();
-    project.file("machine.conf", settings + "Acquire::Retries \"5\";\n")
+    settings + "Acquire::Retries \"5\";\n"
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn apt_get_install() {
          apt-get install -y --no-install-recommends dbus openssh-client sudo\n\
          RUN python3 -c 'print(6 * 7)' && git --version && id messagebus && stat -c '%a %U:%G' \
          /usr/bin/sudo /usr/bin/ssh-agent /usr/lib/dbus-1.0/dbus-daemon-launch-helper\n";
-    let project = with_machine_apt_settings(Project::with(&mounted));
+    let project = Project::with(&mounted).file("machine.conf", machine_apt_settings());
     let listings = std::cell::RefCell::new(Vec::new());
     each_user(|user| {
         let (image, log) = Rbuild::new(user)
@@ -228,7 +228,7 @@ fn apt_get_install() {
 }
 
 /// Proxies of the machine, for the steps.
-fn proxy_arguments() -> Vec<String> {
+pub(crate) fn proxy_arguments() -> Vec<String> {
     ["http_proxy", "https_proxy", "no_proxy"]
         .into_iter()
         .filter_map(|name| Some((name, std::env::var(name).ok()?)))

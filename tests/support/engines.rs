@@ -221,6 +221,12 @@ pub(crate) struct Podman {
 impl Podman {
     /// A `podman` with nothing in it; says why where there can be none.
     pub(crate) fn new() -> Option<Podman> {
+        // Works on every file system; the images are small.
+        Podman::with_storage("vfs")
+    }
+
+    /// The same, with a storage driver.
+    pub(crate) fn with_storage(driver: &str) -> Option<Podman> {
         if !needs(&[Need::Root, Need::Program("podman")]) {
             return None;
         }
@@ -230,8 +236,8 @@ impl Podman {
             .unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let script = format!(
-            "#!/bin/sh\nexec {} --root {} --runroot {} --tmpdir {} --storage-driver vfs \
-             --cgroup-manager cgroupfs \"$@\"\n",
+            "#!/bin/sh\nexec {} --root {} --runroot {} --tmpdir {} --storage-driver {driver} \
+             --cgroup-manager cgroupfs --runtime runc \"$@\"\n",
             program("podman").unwrap().display(),
             path("root"),
             path("run"),
