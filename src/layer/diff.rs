@@ -65,11 +65,24 @@ pub type LowerContent<'a> = dyn Fn(&[u8], &Found<'_>) -> io::Result<Box<dyn Read
 /// Whose the files of a tree are that don't say so themselves, where the machine can't keep owners.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
+    /// Whether nobody but a supervisor could write notes: what others wrote is not believed.
+    pub supervised: bool,
     /// The user and group that made what is new in the tree, if the machine knows them by another
     /// id.
     pub maker: Option<(u32, u32)>,
     /// Owners of links and special files, which carry no attributes, by inode number.
     pub noted: BTreeMap<u64, NotedOwner>,
+}
+
+#[cfg(test)]
+impl Owners {
+    /// Those of a step that noted nothing but by attributes.
+    pub(super) fn supervised() -> Self {
+        Self {
+            supervised: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// The owner of a file that can't carry it.
@@ -240,8 +253,8 @@ impl Scan<'_, '_> {
         let kind = EntryKind::Directory { opaque: false };
         let over = xattrs.remove(OVERRIDE_STAT);
         let mut entry = entry_of(Vec::new(), &stat, kind, xattrs);
-        if let Some(over) = over.filter(|_| self.keeps_owners())
-            && let Some(over) = OverrideStat::parse(&over)
+        if self.keeps_owners()
+            && let Some(over) = self.believed(over, self.below.get(b""))
         {
             override_stat::apply(&over, &mut entry);
         }
@@ -318,9 +331,14 @@ impl Scan<'_, '_> {
                 .into_bytes();
         }
         if self.keeps_owners() {
-            match over.and_then(|value| OverrideStat::parse(&value)) {
+            // A note that isn't believed must not be found by a later step.
+            let is_forged = over.is_some();
+            match self.believed(over, found) {
                 Some(over) => override_stat::apply(&over, &mut entry),
-                None => self.give_owner(&mut entry, visited, found, group, copied_up)?,
+                None => {
+                    let marks = (copied_up, is_forged);
+                    self.give_owner(&mut entry, visited, found, group, marks)?;
+                }
             }
         }
         if entry.is_directory() {
@@ -418,6 +436,22 @@ impl Scan<'_, '_> {
         Ok(marks)
     }
 
+    /// The note on a file, if a supervisor has written it, or if it says what is below.
+    fn believed(&self, value: Option<Vec<u8>>, found: Option<Found<'_>>) -> Option<OverrideStat> {
+        let over = OverrideStat::parse(&value?)?;
+        let is_from_below = || {
+            found.is_some_and(|found| {
+                let mut noted = Entry::new(Vec::new(), EntryKind::File);
+                override_stat::apply(&over, &mut noted);
+                let lower = found.entry;
+                let is_kind = noted.is_file() || noted.kind == lower.kind;
+                is_kind
+                    && (noted.uid, noted.gid, noted.device) == (lower.uid, lower.gid, lower.device)
+            })
+        };
+        (self.owners.supervised || is_from_below()).then_some(over)
+    }
+
     fn keeps_owners(&self) -> bool {
         self.form.ownership == Ownership::OverrideStat
     }
@@ -438,7 +472,7 @@ impl Scan<'_, '_> {
         visited: &Visited<'_>,
         found: Option<Found<'_>>,
         group: Option<u32>,
-        copied_up: bool,
+        (copied_up, is_forged): (bool, bool),
     ) -> Result<(), DiffError> {
         let failed = |error| FsError::new("note the owner of", visited.path, error);
         let own = (entry.uid, entry.gid);
@@ -462,7 +496,8 @@ impl Scan<'_, '_> {
             }
             entry.gid = group.unwrap_or(entry.gid);
         }
-        if (entry.uid, entry.gid) != own && (entry.is_file() || entry.is_directory()) {
+        let can_carry = entry.is_file() || entry.is_directory();
+        if can_carry && ((entry.uid, entry.gid) != own || is_forged) {
             Target::In(visited.directory, visited.name)
                 .set(OVERRIDE_STAT, &override_stat::encode(entry))
                 .map_err(failed)?;

@@ -59,6 +59,7 @@ impl OwnerNotes {
     /// What was noted, when the step has ended.
     pub(super) fn read(&self) -> Result<Owners, RunError> {
         let mut owners = Owners {
+            supervised: self.notes.is_some(),
             maker: self.maker,
             ..Owners::default()
         };

@@ -36,7 +36,7 @@ fn tree_view(tree: &Tree) -> View {
         tree.fd(),
         &own_form(),
         &View::default(),
-        &crate::layer::diff::Owners::default(),
+        &crate::layer::diff::Owners::supervised(),
         &|_, _| Err(io::ErrorKind::NotFound.into()),
     );
     View::new(vec![Arc::new(index.unwrap())])
@@ -431,7 +431,7 @@ fn owners_outside_the_map_are_refused_or_noted() {
         tree.fd(),
         &form,
         &below,
-        &crate::layer::diff::Owners::default(),
+        &crate::layer::diff::Owners::supervised(),
         &|_, _| Err(io::ErrorKind::NotFound.into()),
     );
     let read = read.unwrap();
@@ -468,7 +468,7 @@ fn devices_are_made_or_stood_in_for() {
             tree.fd(),
             &form,
             &below,
-            &crate::layer::diff::Owners::default(),
+            &crate::layer::diff::Owners::supervised(),
             &|_, _| Err(io::ErrorKind::NotFound.into()),
         );
         assert_eq!(read.unwrap(), Index::default(), "{ownership:?}");

@@ -76,7 +76,7 @@ impl Below {
             upper,
             &own_form(),
             &self.view,
-            &Owners::default(),
+            &Owners::supervised(),
             &|_, found| {
                 let content = self.contents[found.layer][&found.entry.path].clone();
                 Ok(Box::new(io::Cursor::new(content)))
@@ -317,7 +317,7 @@ fn a_mount_of_extracted_layers_shows_what_the_view_says() {
             std::os::fd::AsFd::as_fd(&merged),
             &own_form(),
             &View::default(),
-            &Owners::default(),
+            &Owners::supervised(),
             &no_lower,
         )
         .unwrap();
@@ -389,7 +389,7 @@ fn an_upper_directory_made_by_hand_is_understood() {
         upper.fd(),
         &own_form(),
         &below.view,
-        &Owners::default(),
+        &Owners::supervised(),
         &no_lower,
     )
     .unwrap_err();
@@ -410,7 +410,7 @@ fn names_that_readers_take_for_deletions_are_refused() {
         upper.fd(),
         &own_form(),
         &View::default(),
-        &Owners::default(),
+        &Owners::supervised(),
         &no_lower,
     )
     .unwrap_err();
@@ -442,7 +442,7 @@ fn markers_of_the_other_namespace_mean_nothing() {
         upper.fd(),
         &form,
         &View::default(),
-        &Owners::default(),
+        &Owners::supervised(),
         &no_lower,
     )
     .unwrap();
@@ -463,7 +463,7 @@ fn times_are_clamped_when_asked() {
         tree.fd(),
         &own_form(),
         &root_below(),
-        &Owners::default(),
+        &Owners::supervised(),
         &no_lower,
     )
     .unwrap();
@@ -490,7 +490,7 @@ fn a_file_that_changed_since_is_an_error() {
         tree.fd(),
         &own_form(),
         &View::default(),
-        &Owners::default(),
+        &Owners::supervised(),
         &no_lower,
     )
     .unwrap();
@@ -519,7 +519,7 @@ proptest! {
         let tree = Tree::new();
         let extracted = extract(tar.as_slice(), tree.fd(), &own_form(), &root_below()).unwrap();
         prop_assert_eq!(&extracted, &index);
-        let read = index_tree(tree.fd(), &own_form(), &root_below(), &Owners::default(), &no_lower).unwrap();
+        let read = index_tree(tree.fd(), &own_form(), &root_below(), &Owners::supervised(), &no_lower).unwrap();
         let (again, written) = write_tree_tar(tree.fd(), &read, None, Vec::new()).unwrap();
         prop_assert_eq!(&written, &index);
         prop_assert!(again == tar);
