@@ -31,7 +31,6 @@ const NEXT_STEP: &str = "a file of root's that another user's step writes to loo
 const LINKED: &str = "names of one file from an earlier layer are files of their own";
 const WRITABLE: &str = "nothing can be mounted, so nothing is read-only";
 const NO_MKNOD: &str = "without `CAP_MKNOD` no device nodes can be made";
-const LINKS: &str = "links that a folder's move copies forget an owner given in an earlier step";
 
 /// All that differs. `docs/isolation.md` says the same in words.
 pub(super) const DIFFERENCES: &[Difference] = &[
@@ -118,16 +117,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         case: "perl sees what was recorded",
         shows: Files(&["seen", "tmp/d", "tmp/d/m"]),
         reason: NO_CHANGE,
-    },
-    Difference {
-        places: &["stranger"],
-        case: "Files of Debian's own that are removed, given away and linked",
-        shows: Files(&[
-            "usr/share/licences/GFDL",
-            "usr/share/licences/GPL",
-            "usr/share/licences/LGPL",
-        ]),
-        reason: LINKS,
     },
     Difference {
         places: &[
