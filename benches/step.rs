@@ -48,7 +48,7 @@ fn main() {
         Tool::new("rbuild", |place| step(place, &launcher, &processes)),
     ];
     for (name, run) in [
-        ("bwrap", bubblewrap as fn(&Place)),
+        ("bwrap", bubblewrap as fn(&Place) -> bool),
         ("crun", |place: &Place| oci_runtime("crun", place)),
         ("runc", |place: &Place| oci_runtime("runc", place)),
     ] {
@@ -57,10 +57,17 @@ fn main() {
         }
     }
     place.write_bundle();
+    tools.retain(|tool| {
+        let runs = (tool.run)(&place);
+        if !runs {
+            println!("{}: doesn't run here", tool.name);
+        }
+        runs
+    });
     for round in 0..rounds + 5 {
         for tool in &mut tools {
             let begun = Instant::now();
-            (tool.run)(&place);
+            assert!((tool.run)(&place), "{}", tool.name);
             // The first rounds warm the caches.
             if round >= 5 {
                 tool.times.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -81,12 +88,12 @@ fn main() {
 
 struct Tool<'a> {
     name: &'static str,
-    run: Box<dyn Fn(&Place) + 'a>,
+    run: Box<dyn Fn(&Place) -> bool + 'a>,
     times: Vec<f64>,
 }
 
 impl<'a> Tool<'a> {
-    fn new(name: &'static str, run: impl Fn(&Place) + 'a) -> Self {
+    fn new(name: &'static str, run: impl Fn(&Place) -> bool + 'a) -> Self {
         Self {
             name,
             run: Box::new(run),
@@ -166,12 +173,12 @@ fn works(program: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn succeed(mut command: Command) {
-    let status = command.stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{command:?}");
+fn succeeds(mut command: Command) -> bool {
+    let status = command.stdin(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
-fn step(place: &Place, launcher: &Launcher, processes: &Processes) {
+fn step(place: &Place, launcher: &Launcher, processes: &Processes) -> bool {
     place.fresh_work();
     let null = || fs::File::create("/dev/null").unwrap().into();
     let spec = SandboxSpec {
@@ -205,11 +212,11 @@ fn step(place: &Place, launcher: &Launcher, processes: &Processes) {
         passed: Vec::new(),
     };
     let outcome = launcher.run(spec, files).unwrap().wait().unwrap();
-    assert_eq!(outcome, Outcome::Exited { code: 0 });
+    outcome == Outcome::Exited { code: 0 }
 }
 
 /// Which works without an overlay of its own: over the plain folder.
-fn bubblewrap(place: &Place) {
+fn bubblewrap(place: &Place) -> bool {
     let mut command = Command::new("bwrap");
     command
         .args([
@@ -221,11 +228,15 @@ fn bubblewrap(place: &Place) {
         .args(["--die-with-parent", "--bind"])
         .arg(&place.base)
         .args(["/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]);
-    succeed(command);
+    succeeds(command)
 }
 
-fn oci_runtime(name: &str, place: &Place) {
+fn oci_runtime(name: &str, place: &Place) -> bool {
     let mut command = Command::new(name);
+    if name == "crun" {
+        // The step gets no cgroup either.
+        command.arg("--cgroup-manager=disabled");
+    }
     command
         .arg("--root")
         .arg(place.bundle.join("state"))
@@ -233,12 +244,12 @@ fn oci_runtime(name: &str, place: &Place) {
         .arg("--bundle")
         .arg(&place.bundle)
         .arg(format!("bench-{name}"));
-    succeed(command);
+    succeeds(command)
 }
 
 /// A process in new namespaces, an overlay, a /proc, another root, another program: nothing that
 /// could be left out.
-fn floor(place: &Place) {
+fn floor(place: &Place) -> bool {
     place.fresh_work();
     let path = |path: &Path| CString::new(path.to_str().unwrap()).unwrap();
     let root = path(&place.root);
@@ -275,7 +286,7 @@ fn floor(place: &Place) {
     let mut status = 0;
     // SAFETY: waits for the child made above.
     unsafe { libc::waitpid(child as i32, &raw mut status, 0) };
-    assert_eq!(status, 0);
+    status == 0
 }
 
 /// # Safety

@@ -671,15 +671,15 @@ fn secrets_authorise_at_their_host() {
     server.serve("/f", Answer::ok("f"));
     let project = Project::with(&format!("FROM scratch\nADD {} /", server.url("/f")));
     for (id, value, expected) in [
-        ("HTTP_AUTH_TOKEN_127.0.0.1", "abc", Some("Bearer abc")),
-        ("HTTP_AUTH_HEADER_127.0.0.1", "Token abc", Some("Token abc")),
-        ("HTTP_AUTH_TOKEN_localhost", "abc", None),
+        ("HTTP_AUTH_TOKEN_127.0.0.1", "xyz", Some("Bearer xyz")),
+        ("HTTP_AUTH_HEADER_127.0.0.1", "Token xyz", Some("Token xyz")),
+        ("HTTP_AUTH_TOKEN_localhost", "xyz", None),
     ] {
         let rbuild = Rbuild::new(&User::Caller);
         let build = rbuild.build(&project).env("CREDENTIAL", value);
         let build = build.args(["--secret", &format!("id={id},env=CREDENTIAL")]);
         let log = build.ok();
-        assert!(!log.stderr.contains("abc"));
+        assert!(!log.stderr.contains("xyz"));
         let asked = server.asked();
         assert_eq!(asked[0].header("authorization"), expected, "{id}");
     }

@@ -21,13 +21,11 @@ use Shows::{Fails, Files};
 
 const NO_DEVICES: &str = "no user namespace makes device nodes";
 const OUT_OF_RANGE: &str = "an id beyond the range of subordinate ids can't be given to a file";
-const ONE_GROUP: &str = "the one id has no other groups";
 const ONE_USER: &str = "to the kernel every user of a step is the same one";
 const NO_CHANGE: &str =
     "a program that changes its user stays who it was, and its files are that one's";
 const SET_GID: &str =
     "the group that a set-gid folder gives its new files is seen from the next step on";
-const NEXT_STEP: &str = "a file of root's that another user's step writes to looks like that user's until the step ends";
 const LINKED: &str = "names of one file from an earlier layer are files of their own";
 const WRITABLE: &str = "nothing can be mounted, so nothing is read-only";
 const NO_MKNOD: &str = "without `CAP_MKNOD` no device nodes can be made";
@@ -69,18 +67,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         case: "A file made in a set-gid folder has the folder's group, and a folder the bit",
         shows: Files(&["seen"]),
         reason: SET_GID,
-    },
-    Difference {
-        places: &["stranger"],
-        case: "What many may write to keeps its owner when somebody else does",
-        shows: Files(&["tmp/seen"]),
-        reason: NEXT_STEP,
-    },
-    Difference {
-        places: &["stranger"],
-        case: "Who is not root gives no files away",
-        shows: Files(&["tmp/seen"]),
-        reason: ONE_GROUP,
     },
     Difference {
         places: &["stranger"],

@@ -142,7 +142,13 @@ fn serve(listener: Listener, plan: Plan) {
         calls: supervised::calls(),
         numbers: Numbers::find(),
         groups: plan.groups.clone(),
-        owners: Owners::new(plan.foreign_user(), &plan.noted, plan.notes, plan.changes),
+        owners: Owners::new(
+            plan.foreign_user(),
+            &plan.noted,
+            plan.notes,
+            plan.changes,
+            plan.groups,
+        ),
         listener,
     };
     loop {

@@ -22,6 +22,9 @@ use crate::sandbox::syscall::notification::{self, Answer};
 /// Attributes that say which tree a folder is of, not what it is.
 const RESERVED: [&[u8]; 1] = [NAME.as_bytes()];
 
+/// Overlay's mark on what it has copied from below, where it keeps marks in a user namespace.
+const ORIGIN: &str = "user.overlay.origin";
+
 /// statx: everything that stat tells, and the birth.
 const WANTED: u32 = 0xfff;
 const NO_AUTOMOUNT: u32 = AtFlags::NO_AUTOMOUNT.bits();
@@ -40,6 +43,8 @@ pub(super) struct Owners {
     /// Where the step's changes go: what is there has another number than the step sees, if it was
     /// copied up.
     changes: OwnedFd,
+    /// The step's supplementary groups.
+    groups: Vec<u32>,
     roots_differ: bool,
 }
 
@@ -64,6 +69,7 @@ impl Owners {
         paths: &[NotedPath],
         notes: OwnedFd,
         changes: OwnedFd,
+        groups: Vec<u32>,
     ) -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         let root = notification::statx(c"/", 0, WANTED)
@@ -75,6 +81,7 @@ impl Owners {
             noted: HashMap::new(),
             notes: File::from(notes),
             changes,
+            groups,
             roots_differ: false,
         };
         for path in paths {
@@ -138,7 +145,7 @@ impl Owners {
             return Ok(None);
         };
         let shown = Shown::new(shown);
-        let Some(over) = note.or_else(|| self.remembered(&shown)) else {
+        let Some(over) = note.or_else(|| self.remembered(&name, &shown)) else {
             return Ok(None);
         };
         Ok((!self.is_as_real(&over)).then(|| shown.overridden(&over)))
@@ -151,18 +158,27 @@ impl Owners {
     }
 
     /// The owner of a file without an attribute; `None` where the kernel knows it.
-    fn remembered(&self, shown: &Shown) -> Option<OverrideStat> {
+    fn remembered(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<OverrideStat> {
         if let Some(over) = self.noted.get(&inode(shown)) {
             return Some(*over);
         }
         self.user?;
         let (device, start) = self.root?;
-        let is_old = shown.device() == device && shown.born().is_some_and(|born| born < start);
-        is_old.then(|| OverrideStat {
+        // What was copied up is as young as what was made, and carries overlay's mark.
+        let is_from_below = shown.device() == device
+            && (shown.born().is_some_and(|born| born < start) || self.was_copied_up(name, shown));
+        is_from_below.then(|| OverrideStat {
             uid: 0,
             gid: 0,
             mode: shown.mode() & 0o7777,
             kind: kind(shown),
+        })
+    }
+
+    fn was_copied_up(&self, name: &std::ffi::CStr, shown: &Shown) -> bool {
+        self.stored_file(name, shown).is_some_and(|file| {
+            let mut mark = [0; 256];
+            rustix::fs::getxattr(descriptor_name(&file), ORIGIN, &mut mark).is_ok()
         })
     }
 
@@ -211,13 +227,14 @@ impl Owners {
         let Some((uid, own)) = self.user else {
             return true;
         };
-        now.uid == uid && gid.is_none_or(|gid| gid == now.gid || gid == own)
+        let is_own = |gid| gid == now.gid || gid == own || self.groups.contains(&gid);
+        now.uid == uid && gid.is_none_or(is_own)
     }
 
     /// The owner that a file has by now, and its kind.
     fn owner(&self, name: &std::ffi::CStr) -> Result<OverrideStat, Errno> {
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
-        let noted = read_note(name, true).or_else(|| self.remembered(&shown));
+        let noted = read_note(name, true).or_else(|| self.remembered(name, &shown));
         let (uid, gid) = self.user.unwrap_or((0, 0));
         Ok(noted.unwrap_or(OverrideStat {
             uid,
@@ -253,6 +270,13 @@ impl Owners {
 
     /// What a file of the root file system is in the folder of the step's changes.
     fn stored(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<Shown> {
+        let file = self.stored_file(name, shown)?;
+        let name = std::ffi::CString::new(descriptor_name(&file)).ok()?;
+        let stored = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED).ok()?);
+        (stored.mode() == shown.mode()).then_some(stored)
+    }
+
+    fn stored_file(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<OwnedFd> {
         let (root, _) = self.root?;
         if shown.device() != root {
             return None;
@@ -261,10 +285,7 @@ impl Owners {
         let path = path.to_bytes().strip_prefix(b"/")?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::IN_ROOT;
-        let file = rustix::fs::openat2(&self.changes, path, flags, Mode::empty(), resolve).ok()?;
-        let name = std::ffi::CString::new(descriptor_name(&file)).ok()?;
-        let stored = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED).ok()?);
-        (stored.mode() == shown.mode()).then_some(stored)
+        rustix::fs::openat2(&self.changes, path, flags, Mode::empty(), resolve).ok()
     }
 
     /// mknod of a device: a file that says what it stands for. No user namespace has devices.
