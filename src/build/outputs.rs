@@ -159,7 +159,12 @@ impl Delivery<'_> {
             }
             OutputTarget::Folder { dest } => {
                 for (folder, snapshot) in self.trees(output) {
-                    self.folder(snapshot, &dest.join(folder), time).await?;
+                    // Joined to nothing, a path would end in a slash.
+                    let dest = match folder.is_empty() {
+                        true => dest.clone(),
+                        false => dest.join(folder),
+                    };
+                    self.folder(snapshot, &dest, time).await?;
                 }
                 Ok(None)
             }
