@@ -79,6 +79,7 @@ impl Plan {
         if spec.security == Security::Insecure {
             return Ok(None);
         }
+        check()?;
         let maps = IdMaps::current().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             SetupFailure::new(Stage::User, "can't read this process's id maps", errno)
@@ -114,18 +115,26 @@ impl Plan {
     }
 }
 
+/// Tries what a supervisor works by, before anybody relies on it.
+fn check() -> Result<(), SetupFailure> {
+    let failed =
+        |message: &'static str| move |errno| SetupFailure::new(Stage::Seccomp, message, errno);
+    // Without these every answer would be an error that the step can't understand.
+    notification::try_memory().map_err(failed(
+        "can't supervise the step without `process_vm_readv` and `process_vm_writev`, which a filter hides here",
+    ))?;
+    notification::statx(c".", 0, 0)
+        .map_err(failed(
+            "can't supervise the step without `statx`, which a filter hides here",
+        ))
+        .map(drop)
+}
+
 /// Starts the supervisor as a thread of this process, whose working directory becomes `/proc`.
 pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), SetupFailure> {
     let failed =
         |message: &'static str| move |errno| SetupFailure::new(Stage::Seccomp, message, errno);
     rustix::process::chdir("/proc").map_err(failed("can't supervise the step from `/proc`"))?;
-    // Without these every answer would be an error that the step can't understand.
-    notification::try_memory().map_err(failed(
-        "can't supervise the step without `process_vm_readv` and `process_vm_writev`, which a filter hides here",
-    ))?;
-    notification::statx(c".", 0, 0).map_err(failed(
-        "can't supervise the step without `statx`, which a filter hides here",
-    ))?;
     let serve = move || serve(Listener::from(listener), plan);
     std::thread::Builder::new()
         .name("supervisor".to_owned())
