@@ -20,6 +20,7 @@ use super::error::LayerError;
 use super::form::Form;
 use super::index::Index;
 use super::view::{Found, View};
+use super::xattr::{Target, is_carried};
 use crate::fs::descent::{Descent, Missing};
 use crate::fs::remove::remove_all;
 use crate::fs::walk::list;
@@ -322,6 +323,23 @@ impl<'a, 'c> Filling<'a, 'c> {
         }
     }
 
+    /// Removes attributes that a directory has from a lower layer, and a higher one lacks.
+    fn remove_other_xattrs(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        let failed = |error: io::Error| io_error("clean the attributes of", &entry.path, error);
+        self.descent
+            .go_to(&entry.path, Missing::Create)
+            .map_err(failed)?;
+        let directory = self.descent.reopen().map_err(failed)?;
+        let present = Target::Open(directory.as_fd()).list(is_carried);
+        for name in present.map_err(failed)?.keys() {
+            if !entry.xattrs.contains_key(name) {
+                rustix::fs::fremovexattr(&directory, name.as_slice())
+                    .map_err(|errno| failed(errno.into()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives directories what the view says of them, deepest first. `place` leads from a path of the
     /// folder to that of the view.
     fn finish(mut self, place: impl Fn(&[u8]) -> Vec<u8>) -> Result<(), ExtractError> {
@@ -335,6 +353,7 @@ impl<'a, 'c> Filling<'a, 'c> {
             };
             let mut entry = found.entry.clone();
             entry.path = path;
+            self.remove_other_xattrs(&entry)?;
             finish_directory(&mut self.descent, &entry, self.rules)?;
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{Action, StoreError};
+use super::lent;
 use super::lock::Lock;
 use super::{Store, set_mode};
 use crate::fs::remove::remove_folder;
@@ -87,6 +88,7 @@ pub(super) fn remove_stale(parent: &Path) -> Result<(), StoreError> {
             continue;
         };
         let path = parent.join(&name);
+        lent::bring_home(&path);
         if let Err(error) = remove_folder(&path) {
             tracing::debug!(path = %path.display(), %error, "left behind");
         }

@@ -42,7 +42,7 @@ impl Stack {
             let content = self.layers[found.layer].contents[&found.entry.path].clone();
             Ok(Box::new(io::Cursor::new(content)))
         };
-        let (form, owners) = (own_form(), Owners::default());
+        let (form, owners) = (own_form(), Owners::supervised());
         index_folder(tree.fd(), &form, view, &owners, &lower, &mut |_, _| {
             FileState::Known
         })

@@ -23,6 +23,7 @@ use crate::layer::entry::{Entry, ancestors, display_path, split_path};
 use crate::layer::folder::copy_range;
 use crate::sandbox::MountSource;
 use crate::snapshot::WorkFolder;
+use crate::store::note_lent;
 
 /// Things in a step's folder. They are taken away when this is dropped.
 #[derive(Debug)]
@@ -177,6 +178,10 @@ impl Fixtures {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(fail(errno)),
         };
+        if let Kind::Lent(home) = &kind {
+            let note = note_lent(&self.aside, self.placed.len(), home, path);
+            note.map_err(|error| fail(errno(error)))?;
+        }
         let moved = rustix::fs::renameat(CWD, source, directory, name);
         if let (Err(_), Some(saved)) = (&moved, &saved) {
             let _ = rustix::fs::renameat(CWD, saved, directory, name);
@@ -186,8 +191,7 @@ impl Fixtures {
         moved.map_err(fail)?;
         self.placed.push(Placed {
             path: path.to_vec(),
-            directory: kept
-                .map_err(|error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?,
+            directory: kept.map_err(|error| fail(errno(error)))?,
             name: name.to_vec(),
             file: (stat.st_dev, stat.st_ino),
             saved,
