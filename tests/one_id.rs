@@ -41,6 +41,48 @@ fn owners_are_shown_as_they_were_given() {
 }
 
 #[test]
+fn an_owner_stays_with_its_file_under_each_of_its_names() {
+    prints(
+        "
+        FROM debian
+        WORKDIR /w
+        RUN touch a one x p q && mkdir d && ln one other && chown 5:6 a d one && chown 7:8 x p \\
+         && mv a b && mv d e && ln x y && mv y z && ln -s b s && rm one \\
+         && stat -c '%n %u:%g' b e/ e/. other x z s && stat -L -c %u:%g s
+        RUN mv b c && mv e f && ln z y && stat -c '%n %u:%g' c f x y /etc/shadow
+        RUN <<'EOF' perl -
+        syscall(316, -100, 'p', -100, 'q', 2) == 0 or die \"renameat2: $!\";
+        my $file = syscall(257, -100, '.', 020200002, 0600);
+        syscall(93, $file, 9, 10) == 0 or die \"fchown: $!\";
+        syscall(265, $file, '', -100, 'made', 0x1000) == 0 or die \"linkat: $!\";
+        for (qw(p q made)) { my @file = lstat; print \"$_ $file[4]:$file[5]\\n\"; }
+        EOF
+        RUN --mount=type=cache,target=/cache touch /cache/file && chown 3:4 /cache/file
+        RUN --mount=type=cache,target=/cache stat -c '%n %u:%g' /cache/file
+        ",
+        &[
+            "b 5:6",
+            "e/ 5:6",
+            "e/. 5:6",
+            "other 5:6",
+            "x 7:8",
+            "z 7:8",
+            "s 0:0",
+            "5:6", //
+            "c 5:6",
+            "f 5:6",
+            "x 7:8",
+            "y 7:8",
+            "/etc/shadow 0:42", //
+            "p 0:0",
+            "q 7:8",
+            "made 9:10", //
+            "/cache/file 3:4",
+        ],
+    );
+}
+
+#[test]
 fn a_device_is_one_to_who_looks_and_in_the_image() {
     if !is_possible() {
         return;

@@ -61,7 +61,7 @@ pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 pub use private_network::{PrivateNetwork, PrivateNetworkError};
 pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
-    HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome, Resources,
-    STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec, Security, SetupFailure, Stage, TerminalSpec,
-    Writable, XattrNamespace,
+    FileNames, HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome,
+    Resources, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec, Security, SetupFailure, Stage,
+    TerminalSpec, Writable, XattrNamespace,
 };

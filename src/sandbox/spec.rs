@@ -160,10 +160,21 @@ pub struct Resources {
 pub struct NotedOwners {
     /// Files of the image that can carry no attribute, and are not root's.
     pub noted: Vec<NotedPath>,
+    /// Which files of the step may not be what the kernel says; `None` where that isn't known.
+    pub names: Option<FileNames>,
     /// Which of [`SandboxFiles::passed`](super::SandboxFiles) takes the notes on what the step makes
     /// of that kind: after each other, [`NOTE_LENGTH`] bytes each, little-endian: inode number (8),
     /// birth in seconds (8) and nanoseconds (4), user (4), group (4).
     pub notes: usize,
+}
+
+/// Names of files, without folders.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileNames {
+    /// Of those that may not be what the kernel says.
+    pub noted: Vec<Vec<u8>>,
+    /// Of symbolic links.
+    pub links: Vec<Vec<u8>>,
 }
 
 /// Length of a note in bytes.

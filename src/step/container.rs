@@ -207,7 +207,7 @@ pub fn start(
         None => (None, None),
     };
     // What it notes goes with what it writes.
-    let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly.passed)?;
+    let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly)?;
     let spec = SandboxSpec {
         platform: container.platform.to_string(),
         lower: root.lower(),

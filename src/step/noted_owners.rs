@@ -4,17 +4,16 @@
 //! Whether a step needs a supervisor at all is decided here: it slows down every stat.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use super::mount_points::MountPoints;
 use super::owner::ExecUser;
-use super::run::{RunError, failed};
+use super::run::{Assembly, RunError, failed};
 use crate::layer::diff::{NotedOwner, Owners};
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::form::{Form, Ownership};
 use crate::layer::view::{Found, View, ViewError};
-use crate::sandbox::{NOTE_LENGTH, NotedOwners, NotedPath};
+use crate::sandbox::{FileNames, MountSource, NOTE_LENGTH, NotedOwners, NotedPath, SandboxMount};
 
 /// Where a step's supervisor writes, and who the step is.
 #[derive(Debug)]
@@ -25,13 +24,13 @@ pub(super) struct OwnerNotes {
 }
 
 impl OwnerNotes {
-    /// What the sandbox of a step on top of `view` needs; `None` where every owner is real. The file
-    /// that it writes to joins `passed`.
+    /// What the sandbox of a step on top of `view`, with its mounts, needs; `None` where every owner
+    /// is real. The file that it writes to joins what is passed.
     pub(super) fn prepare(
         form: &Form,
         view: &View,
         user: &ExecUser,
-        passed: &mut Vec<OwnedFd>,
+        assembly: &mut Assembly,
     ) -> Result<(Self, Option<NotedOwners>), RunError> {
         if !needs_supervisor(form, view, user) {
             let none = Self {
@@ -46,9 +45,10 @@ impl OwnerNotes {
         let ours = notes.try_clone().map_err(failed(what))?;
         let owners = NotedOwners {
             noted: unmarkable(form, view),
-            notes: passed.len(),
+            names: names(form, view, user, &assembly.mounts),
+            notes: assembly.passed.len(),
         };
-        passed.push(notes);
+        assembly.passed.push(notes);
         let notes = Self {
             notes: Some(File::from(ours)),
             maker: (!form.is_mapped(user.uid, user.gid)).then_some((user.uid, user.gid)),
@@ -145,6 +145,45 @@ fn unmarkable(form: &Form, view: &View) -> Vec<NotedPath> {
         .collect()
 }
 
+/// Names of the files that may not be what the machine says, if all of those are known.
+fn names(form: &Form, view: &View, user: &ExecUser, mounts: &[SandboxMount]) -> Option<FileNames> {
+    // What the image's root owns isn't the step's user's, whose id stands for all.
+    if !form.is_mapped(user.uid, user.gid) || mounts.iter().any(shows_others) {
+        return None;
+    }
+    let mut names = FileNames::default();
+    for entry in entries(view) {
+        let is_noted = match entry.kind {
+            EntryKind::Whiteout => continue,
+            // The file's owner counts.
+            EntryKind::HardLink => true,
+            // Some file stands for it.
+            EntryKind::CharDevice | EntryKind::BlockDevice => true,
+            _ => !form.is_mapped(entry.uid, entry.gid),
+        };
+        let name = entry.path.rsplit(|byte| *byte == b'/').next();
+        let name = name.unwrap_or_default();
+        if is_noted {
+            names.noted.push(name.to_vec());
+        }
+        if entry.kind == EntryKind::Symlink {
+            names.links.push(name.to_vec());
+        }
+    }
+    Some(names)
+}
+
+/// Whether a mount shows files whose owners are noted somewhere else.
+fn shows_others(mount: &SandboxMount) -> bool {
+    match mount.source {
+        MountSource::Tmpfs { .. } => false,
+        MountSource::File { uid, gid, .. } => (uid, gid) != (0, 0),
+        MountSource::Path { .. } | MountSource::Descriptor { .. } | MountSource::Layers { .. } => {
+            true
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -152,6 +191,7 @@ mod tests {
     use super::*;
     use crate::layer::form::XattrNamespace;
     use crate::layer::index::Index;
+    use crate::sandbox::HostPath;
 
     fn form(count: u32, ownership: Ownership) -> Form {
         Form {
@@ -194,6 +234,66 @@ mod tests {
             let got = needs_supervisor(&form(count, ownership), &view(owner), &user(who));
             assert_eq!(got, needed, "{count} {ownership:?} {owner} {who}");
         }
+    }
+
+    #[test]
+    fn names_are_known_where_every_file_is_the_images() {
+        let root = ExecUser {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+        };
+        let mut link = owned("usr/bin/c", EntryKind::HardLink, 0);
+        link.link = b"usr/bin/b".to_vec();
+        let view = View::new(vec![Arc::new(Index::new(vec![
+            owned("etc/shadow", EntryKind::File, 42),
+            owned("etc/passwd", EntryKind::File, 0),
+            owned("dev/null", EntryKind::CharDevice, 0),
+            owned("usr/bin/b", EntryKind::File, 5),
+            link,
+            owned("etc/mtab", EntryKind::Symlink, 0),
+        ]))]);
+        let mount = |source| SandboxMount {
+            target: b"/mnt".to_vec(),
+            source,
+            read_only: false,
+        };
+        let tmpfs = mount(MountSource::Tmpfs {
+            size: None,
+            mode: 0o1777,
+            executable: true,
+        });
+        let secret = |uid| {
+            mount(MountSource::File {
+                index: 0,
+                mode: 0o400,
+                uid,
+                gid: 0,
+            })
+        };
+        let form = form(1, Ownership::OverrideStat);
+        let names = |user: &ExecUser, mounts: &[SandboxMount]| {
+            let mut names = names(&form, &view, user, mounts)?;
+            names.noted.sort();
+            Some(names)
+        };
+        let all = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let expected = FileNames {
+            noted: all(&["b", "c", "null", "shadow"]),
+            links: all(&["mtab"]),
+        };
+        assert_eq!(names(&root, &[]), Some(expected.clone()));
+        assert_eq!(names(&root, &[tmpfs, secret(0)]), Some(expected));
+        assert_eq!(names(&root, &[secret(7)]), None);
+        let folder = MountSource::Path {
+            root: HostPath::from(std::path::PathBuf::from("/")),
+            path: Vec::new(),
+            recursive: false,
+        };
+        assert_eq!(names(&root, &[mount(folder)]), None);
+        let user = ExecUser { uid: 33, ..root };
+        assert_eq!(names(&user, &[]), None);
     }
 
     #[test]

@@ -50,6 +50,7 @@ fn attack(fixture: &Fixture, words: &[&str]) -> SandboxSpec {
     let mut spec = fixture.program(&[&["/bin/attacks"], words].concat());
     if is_supervised(fixture) {
         spec.owners = Some(NotedOwners {
+            names: None,
             noted: Vec::new(),
             notes: 0,
         });

@@ -81,7 +81,12 @@ pub(in crate::sandbox) enum Call {
     ListXattr { naming: Naming },
     /// getgroups; with `narrow`, ids have 16 bits.
     GetGroups { narrow: bool },
-    /// chroot, of which the supervisor has to know.
+    /// rename, link and their kin, of which the supervisor has to know; with `at`, there is a
+    /// directory's descriptor before each path.
+    Rename { at: bool },
+    /// symlink and symlinkat, likewise; the first argument is the link's target.
+    Symlink { naming: Naming },
+    /// chroot, likewise.
     Chroot,
 }
 
@@ -149,7 +154,7 @@ impl Supervision {
 fn call(name: &str, column: usize) -> Option<Call> {
     let is_32_bit = column == X86 || column == ARM;
     let naming = match name {
-        "fchownat" | "mknodat" | "newfstatat" | "fstatat64" => Naming::At,
+        "fchownat" | "mknodat" | "newfstatat" | "fstatat64" | "symlinkat" => Naming::At,
         _ => match name.as_bytes().first() {
             Some(b'l') if name != "listxattr" => Naming::Link,
             Some(b'f') => Naming::Descriptor,
@@ -180,6 +185,9 @@ fn call(name: &str, column: usize) -> Option<Call> {
         "listxattr" | "llistxattr" | "flistxattr" => Call::ListXattr { naming },
         "getgroups" => Call::GetGroups { narrow: is_32_bit },
         "getgroups32" => Call::GetGroups { narrow: false },
+        "rename" | "link" => Call::Rename { at: false },
+        "renameat" | "renameat2" | "linkat" => Call::Rename { at: true },
+        "symlink" | "symlinkat" => Call::Symlink { naming },
         "chroot" => Call::Chroot,
         _ => return None,
     })

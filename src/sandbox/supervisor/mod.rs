@@ -16,6 +16,7 @@
 //! means. It has no way to the machine that the sandbox's init hasn't.
 
 pub(super) mod kernel_files;
+mod names;
 mod owners;
 mod stat;
 mod target;
@@ -29,8 +30,9 @@ use rustix::io::Errno;
 use super::id_map::IdMaps;
 use super::seccomp::supervised::{self, Call, Naming, StatLayout, Supervision};
 use super::seccomp::{self, Instruction};
-use super::spec::{NotedPath, SandboxSpec, Security, SetupFailure, Stage};
+use super::spec::{FileNames, NotedPath, SandboxSpec, Security, SetupFailure, Stage};
 use super::syscall::notification::{self, Answer, Listener, Question};
+use names::Names;
 use owners::Owners;
 use target::{Memory, Numbers};
 
@@ -44,6 +46,8 @@ pub(super) struct Plan {
     is_known: bool,
     /// Files of the image that carry no note, and their owners.
     noted: Vec<NotedPath>,
+    /// Names of files that may have a note.
+    names: Option<FileNames>,
     /// Where notes are written for which there is no attribute.
     notes: OwnedFd,
     /// Where the step's changes go.
@@ -97,6 +101,7 @@ impl Plan {
             groups: spec.groups.clone(),
             is_known: maps.has_user(spec.uid),
             noted: owners.noted.clone(),
+            names: owners.names.clone(),
             notes,
             changes,
         }))
@@ -150,10 +155,10 @@ fn serve(listener: Listener, plan: Plan) {
     let mut supervisor = Supervisor {
         calls: supervised::calls(),
         numbers: Numbers::find(),
-        groups: plan.groups.clone(),
         owners: Owners::new(
             plan.foreign_user(),
             &plan.noted,
+            Names::new(plan.names),
             plan.notes,
             plan.changes,
             plan.groups,
@@ -178,8 +183,6 @@ struct Supervisor {
     calls: HashMap<(u32, u32), Call>,
     numbers: Numbers,
     owners: Owners,
-    /// The step's supplementary groups.
-    groups: Vec<u32>,
 }
 
 /// An argument that is a C `int`.
@@ -266,6 +269,22 @@ impl Supervisor {
                 Ok(Answer::Value(length))
             }
             Call::GetGroups { narrow } => self.groups(&memory, int(a[0]), a[1], narrow),
+            Call::Rename { at } => {
+                let (from, to, flags) = if at { (1, 3, a[4]) } else { (0, 1, 0) };
+                let path = |index: usize| memory.text(a[index], target::PATH_LIMIT);
+                // The kernel says what is wrong with one that can't be read.
+                if let (Ok(from), Ok(to)) = (path(from), path(to)) {
+                    self.owners.rename(&from, &to, flags);
+                }
+                Ok(Answer::Continue)
+            }
+            Call::Symlink { naming } => {
+                let path = a[if naming == Naming::At { 2 } else { 1 }];
+                if let Ok(path) = memory.text(path, target::PATH_LIMIT) {
+                    self.owners.link(&path);
+                }
+                Ok(Answer::Continue)
+            }
             Call::Chroot => {
                 // From now on a path of an asking process may begin elsewhere.
                 self.owners.roots_differ();
@@ -282,21 +301,18 @@ impl Supervisor {
         address: u64,
         narrow: bool,
     ) -> Result<Answer, Errno> {
-        let count = i32::try_from(self.groups.len()).map_err(|_| Errno::INVAL)?;
+        let groups = self.owners.groups();
+        let count = i32::try_from(groups.len()).map_err(|_| Errno::INVAL)?;
         if room != 0 {
             if room < count {
                 return Err(Errno::INVAL);
             }
             let bytes: Vec<u8> = match narrow {
                 true => {
-                    let low = self.groups.iter().map(|gid| *gid as u16);
+                    let low = groups.iter().map(|gid| *gid as u16);
                     low.flat_map(u16::to_ne_bytes).collect()
                 }
-                false => self
-                    .groups
-                    .iter()
-                    .flat_map(|gid| gid.to_ne_bytes())
-                    .collect(),
+                false => groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect(),
             };
             if !bytes.is_empty() {
                 memory.write(address, &bytes)?;

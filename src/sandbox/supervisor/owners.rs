@@ -6,21 +6,20 @@
 //! root and the file is new.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::names::Names;
 use super::stat::Shown;
 use super::target::{Target, descriptor_name};
 use crate::fs::override_stat::{Kind, MAX_LENGTH, NAME, OverrideStat};
 use crate::sandbox::spec::{NOTE_LENGTH, NotedPath};
 use crate::sandbox::syscall::notification::{self, Answer};
-
-/// Attributes that say which tree a folder is of, not what it is.
-const RESERVED: [&[u8]; 1] = [NAME.as_bytes()];
 
 /// Overlay's mark on what it has copied from below, where it keeps marks in a user namespace.
 const ORIGIN: &str = "user.overlay.origin";
@@ -39,6 +38,9 @@ pub(super) struct Owners {
     /// image's.
     root: Option<((u32, u32), (i64, u32))>,
     noted: HashMap<Inode, OverrideStat>,
+    /// Among those are files that would carry their note on other file systems.
+    file_systems_differ: bool,
+    names: Names,
     notes: File,
     /// Where the step's changes go: what is there has another number than the step sees, if it was
     /// copied up.
@@ -63,10 +65,11 @@ fn kind(shown: &Shown) -> Kind {
 
 impl Owners {
     /// `user` is the step's where the machine has no id for it; `paths` are files that carry no
-    /// note, and `notes` takes notes for which there is no attribute.
+    /// note, `names` of those that may have one, and `notes` takes notes for which there is no attribute.
     pub(super) fn new(
         user: Option<(u32, u32)>,
         paths: &[NotedPath],
+        names: Names,
         notes: OwnedFd,
         changes: OwnedFd,
         groups: Vec<u32>,
@@ -79,6 +82,8 @@ impl Owners {
             user,
             root,
             noted: HashMap::new(),
+            file_systems_differ: false,
+            names,
             notes: File::from(notes),
             changes,
             groups,
@@ -106,7 +111,7 @@ impl Owners {
             Some(Gid::ROOT),
             AtFlags::EMPTY_PATH,
         );
-        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let name = descriptor_name(&file)?;
         let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
         self.note(
             &name,
@@ -119,27 +124,49 @@ impl Owners {
         )
     }
 
+    /// rename and link: a file that may have a note has another name. `flags` are those of the call.
+    pub(super) fn rename(&mut self, from: &[u8], to: &[u8], flags: u64) {
+        let follows = AtFlags::from_bits_retain(flags as u32).contains(AtFlags::SYMLINK_FOLLOW);
+        self.names.rename((!follows).then_some(from), to);
+    }
+
+    /// symlink: there is a link where none may have been.
+    pub(super) fn link(&mut self, path: &[u8]) {
+        self.names.add_link(path);
+    }
+
     /// Paths of processes no longer begin where this one's do.
     pub(super) fn roots_differ(&mut self) {
         self.roots_differ = true;
     }
 
+    /// The step's supplementary groups.
+    pub(super) fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
     /// What to show of a file; `None` where that is what the kernel says, errors included.
     pub(super) fn look(&self, target: &Target<'_>, mask: u32) -> Result<Option<Shown>, Errno> {
-        // Most files of most images are root's, and root of the step asks: one call tells.
-        if !self.roots_differ && self.noted.is_empty() && self.user.is_none() {
-            let note = target
-                .name()
-                .ok()
-                .and_then(|name| read_note(&name, target.follow));
-            if note.is_none_or(|note| self.is_as_real(&note)) {
-                return Ok(None);
+        if !self.names.may_be_noted(target.path(), target.follow) {
+            return Ok(None);
+        }
+        // Most files of most images are root's, and root of the step asks: one call tells, or two.
+        if !self.roots_differ
+            && self.user.is_none()
+            && let Ok(name) = target.name()
+        {
+            match read_note(&name, target.follow) {
+                Some(note) if self.is_as_real(&note) => return Ok(None),
+                None if self.noted.is_empty() || self.is_without_note(&name, target.follow) => {
+                    return Ok(None);
+                }
+                _ => {}
             }
         }
         let Ok(file) = target.open(self.roots_differ) else {
             return Ok(None);
         };
-        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let name = descriptor_name(&file)?;
         let note = read_note(&name, true);
         let Ok(shown) = notification::statx(&name, NO_AUTOMOUNT, mask | WANTED) else {
             return Ok(None);
@@ -151,6 +178,17 @@ impl Owners {
         Ok((!self.is_as_real(&over)).then(|| shown.overridden(&over)))
     }
 
+    /// Whether a file that carries no note has none: the kind that could carry it does.
+    fn is_without_note(&self, name: &CStr, follow: bool) -> bool {
+        let flags = match follow {
+            true => NO_AUTOMOUNT,
+            false => NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW.bits(),
+        };
+        !self.file_systems_differ
+            && notification::statx(name, flags, WANTED)
+                .is_ok_and(|shown| can_carry_a_note(&Shown::new(shown)))
+    }
+
     /// Whether the kernel says the same.
     fn is_as_real(&self, over: &OverrideStat) -> bool {
         let is_device = matches!(over.kind, Kind::CharDevice(..) | Kind::BlockDevice(..));
@@ -158,7 +196,7 @@ impl Owners {
     }
 
     /// The owner of a file without an attribute; `None` where the kernel knows it.
-    fn remembered(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<OverrideStat> {
+    fn remembered(&self, name: &CStr, shown: &Shown) -> Option<OverrideStat> {
         if let Some(over) = self.noted.get(&inode(shown)) {
             return Some(*over);
         }
@@ -175,10 +213,12 @@ impl Owners {
         })
     }
 
-    fn was_copied_up(&self, name: &std::ffi::CStr, shown: &Shown) -> bool {
+    fn was_copied_up(&self, name: &CStr, shown: &Shown) -> bool {
         self.stored_file(name, shown).is_some_and(|file| {
             let mut mark = [0; 256];
-            rustix::fs::getxattr(descriptor_name(&file), ORIGIN, &mut mark).is_ok()
+            descriptor_name(&file)
+                .and_then(|name| rustix::fs::getxattr(name, ORIGIN, &mut mark))
+                .is_ok()
         })
     }
 
@@ -197,7 +237,7 @@ impl Owners {
         if !target.is_wanted() {
             return Err(Errno::SRCH);
         }
-        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let name = descriptor_name(&file)?;
         let now = self.owner(&name)?;
         if self.user.is_some()
             && (uid.is_some_and(|uid| uid != now.uid) || !self.may_give(&now, gid))
@@ -232,7 +272,7 @@ impl Owners {
     }
 
     /// The owner that a file has by now, and its kind.
-    fn owner(&self, name: &std::ffi::CStr) -> Result<OverrideStat, Errno> {
+    fn owner(&self, name: &CStr) -> Result<OverrideStat, Errno> {
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
         let noted = read_note(name, true).or_else(|| self.remembered(name, &shown));
         let (uid, gid) = self.user.unwrap_or((0, 0));
@@ -245,12 +285,16 @@ impl Owners {
     }
 
     /// Notes what a file is to be, in its attribute or, where it can't have any, here.
-    fn note(&mut self, name: &std::ffi::CStr, over: OverrideStat) -> Result<(), Errno> {
+    fn note(&mut self, name: &CStr, over: OverrideStat) -> Result<(), Errno> {
+        if !self.is_as_real(&over) {
+            self.note_name(name);
+        }
         match rustix::fs::setxattr(name, NAME, &over.format(), XattrFlags::empty()) {
             Err(Errno::PERM | Errno::NOTSUP) => {}
             other => return other,
         }
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
+        self.file_systems_differ |= can_carry_a_note(&shown);
         self.noted.insert(inode(&shown), over);
         let stored = self.stored(name, &shown).unwrap_or_else(|| shown.clone());
         // The step sees this number, too, when the kernel has forgotten what it was copied from.
@@ -268,20 +312,33 @@ impl Owners {
         Ok(())
     }
 
+    /// Remembers that a file of this name may have a note.
+    fn note_name(&mut self, name: &CStr) {
+        let shown = notification::statx(name, NO_AUTOMOUNT, WANTED).map(Shown::new);
+        let path = rustix::fs::readlinkat(CWD, name, Vec::new());
+        match (shown, path) {
+            (Ok(shown), Ok(path)) if shown.links() <= 1 || kind(&shown) == Kind::Directory => {
+                self.names.add(path.as_bytes());
+            }
+            // It may have other names.
+            _ => self.names.forget(),
+        }
+    }
+
     /// What a file of the root file system is in the folder of the step's changes.
-    fn stored(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<Shown> {
+    fn stored(&self, name: &CStr, shown: &Shown) -> Option<Shown> {
         let file = self.stored_file(name, shown)?;
-        let name = std::ffi::CString::new(descriptor_name(&file)).ok()?;
+        let name = descriptor_name(&file).ok()?;
         let stored = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED).ok()?);
         (stored.mode() == shown.mode()).then_some(stored)
     }
 
-    fn stored_file(&self, name: &std::ffi::CStr, shown: &Shown) -> Option<OwnedFd> {
+    fn stored_file(&self, name: &CStr, shown: &Shown) -> Option<OwnedFd> {
         let (root, _) = self.root?;
         if shown.device() != root {
             return None;
         }
-        let path = rustix::fs::readlinkat(rustix::fs::CWD, name, Vec::new()).ok()?;
+        let path = rustix::fs::readlinkat(CWD, name, Vec::new()).ok()?;
         let path = path.to_bytes().strip_prefix(b"/")?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::IN_ROOT;
@@ -300,7 +357,7 @@ impl Owners {
         }
         let permissions = mode & 0o7777 & !umask(target.thread());
         let file = target.create(self.roots_differ, permissions)?;
-        let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+        let name = descriptor_name(&file)?;
         // The kernel reads 32 bits of it.
         let device = device as u32;
         let numbers = (
@@ -333,7 +390,7 @@ impl Owners {
     ) -> Result<Answer, Errno> {
         let file = self.open_for_xattr(target, attribute)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        rustix::fs::setxattr(descriptor_name(&file), attribute, value, flags)?;
+        rustix::fs::setxattr(descriptor_name(&file)?, attribute, value, flags)?;
         Ok(Answer::Value(0))
     }
 
@@ -344,12 +401,12 @@ impl Owners {
         attribute: &[u8],
     ) -> Result<Answer, Errno> {
         let file = self.open_for_xattr(target, attribute)?;
-        rustix::fs::removexattr(descriptor_name(&file), attribute)?;
+        rustix::fs::removexattr(descriptor_name(&file)?, attribute)?;
         Ok(Answer::Value(0))
     }
 
     fn open_for_xattr(&self, target: &Target<'_>, attribute: &[u8]) -> Result<OwnedFd, Errno> {
-        if RESERVED.contains(&attribute) {
+        if attribute == NAME.as_bytes() {
             return Err(Errno::PERM);
         }
         let file = target.open(self.roots_differ)?;
@@ -358,7 +415,7 @@ impl Owners {
         }
         if self.user.is_some() {
             // What the kernel would ask of somebody without capabilities, who owns every file.
-            let name = std::ffi::CString::new(descriptor_name(&file)).map_err(|_| Errno::INVAL)?;
+            let name = descriptor_name(&file)?;
             let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
             if !attribute.starts_with(b"user.") && !attribute.starts_with(b"system.posix_acl") {
                 return Err(Errno::PERM);
@@ -374,7 +431,7 @@ impl Owners {
     pub(super) fn list_xattrs(&self, target: &Target<'_>) -> Result<Vec<u8>, Errno> {
         let file = target.open(self.roots_differ)?;
         let mut names = vec![0; 64 * 1024];
-        let count = rustix::fs::listxattr(descriptor_name(&file), &mut names)?;
+        let count = rustix::fs::listxattr(descriptor_name(&file)?, &mut names)?;
         names.truncate(count);
         Ok(names
             .split_inclusive(|byte| *byte == 0)
@@ -385,8 +442,13 @@ impl Owners {
     }
 }
 
+/// Whether a file is of a kind to which attributes like ours can be given.
+fn can_carry_a_note(shown: &Shown) -> bool {
+    matches!(shown.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
+}
+
 /// The note on a file. One that can't be read is none.
-fn read_note(name: &std::ffi::CStr, follow: bool) -> Option<OverrideStat> {
+fn read_note(name: &CStr, follow: bool) -> Option<OverrideStat> {
     let mut value = [0_u8; MAX_LENGTH];
     let length = match follow {
         true => rustix::fs::getxattr(name, NAME, &mut value),

@@ -51,6 +51,11 @@ impl Shown {
         u32::from(u16::from_ne_bytes([self.0[MODE], self.0[MODE + 1]]))
     }
 
+    /// How many names it has.
+    pub(super) fn links(&self) -> u32 {
+        self.u32(LINKS)
+    }
+
     /// The device that it lies on.
     pub(super) fn device(&self) -> (u32, u32) {
         (self.u32(DEVICE), self.u32(DEVICE + 4))
@@ -101,16 +106,26 @@ impl Shown {
     }
 
     /// `struct stat` of 64-bit programs.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn native(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(144);
+        let is_x86 = cfg!(target_arch = "x86_64");
+        let length = if is_x86 { 144 } else { 128 };
+        let own_device = u64::from(self.device_number(OWN_DEVICE));
+        let mut out = Vec::with_capacity(length);
         out.extend(u64::from(self.device_number(DEVICE)).to_ne_bytes());
         out.extend(self.inode().to_ne_bytes());
-        out.extend(u64::from(self.u32(LINKS)).to_ne_bytes());
-        for field in [self.mode(), self.u32(UID), self.u32(GID), 0] {
-            out.extend(field.to_ne_bytes());
+        if is_x86 {
+            out.extend(u64::from(self.links()).to_ne_bytes());
+            for field in [self.mode(), self.u32(UID), self.u32(GID), 0] {
+                out.extend(field.to_ne_bytes());
+            }
+            out.extend(own_device.to_ne_bytes());
+        } else {
+            for field in [self.mode(), self.links(), self.u32(UID), self.u32(GID)] {
+                out.extend(field.to_ne_bytes());
+            }
+            out.extend(own_device.to_ne_bytes());
+            out.extend([0; 8]);
         }
-        out.extend(u64::from(self.device_number(OWN_DEVICE)).to_ne_bytes());
         out.extend(self.u64(SIZE).to_ne_bytes());
         out.extend(u64::from(self.u32(BLOCK_SIZE)).to_ne_bytes());
         out.extend(self.u64(BLOCKS).to_ne_bytes());
@@ -118,29 +133,7 @@ impl Shown {
             out.extend(seconds.to_ne_bytes());
             out.extend(u64::from(nanoseconds).to_ne_bytes());
         }
-        out.resize(144, 0);
-        out
-    }
-
-    /// `struct stat` of 64-bit programs.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn native(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
-        out.extend(u64::from(self.device_number(DEVICE)).to_ne_bytes());
-        out.extend(self.inode().to_ne_bytes());
-        for field in [self.mode(), self.u32(LINKS), self.u32(UID), self.u32(GID)] {
-            out.extend(field.to_ne_bytes());
-        }
-        out.extend(u64::from(self.device_number(OWN_DEVICE)).to_ne_bytes());
-        out.extend(0_u64.to_ne_bytes());
-        out.extend(self.u64(SIZE).to_ne_bytes());
-        out.extend(u64::from(self.u32(BLOCK_SIZE)).to_ne_bytes());
-        out.extend(self.u64(BLOCKS).to_ne_bytes());
-        for (seconds, nanoseconds) in self.times() {
-            out.extend(seconds.to_ne_bytes());
-            out.extend(u64::from(nanoseconds).to_ne_bytes());
-        }
-        out.resize(128, 0);
+        out.resize(length, 0);
         out
     }
 
@@ -150,7 +143,7 @@ impl Shown {
         out.extend(u64::from(self.device_number(DEVICE)).to_ne_bytes());
         out.extend([0; 4]);
         out.extend((self.inode() as u32).to_ne_bytes());
-        for field in [self.mode(), self.u32(LINKS), self.u32(UID), self.u32(GID)] {
+        for field in [self.mode(), self.links(), self.u32(UID), self.u32(GID)] {
             out.extend(field.to_ne_bytes());
         }
         out.extend(u64::from(self.device_number(OWN_DEVICE)).to_ne_bytes());

@@ -14,7 +14,7 @@ use crate::sandbox::seccomp::supervised::Naming;
 use crate::sandbox::syscall::notification::{self, Listener, Question};
 
 /// The kernel's limit for a path with its end.
-const PATH_LIMIT: usize = 4096;
+pub(super) const PATH_LIMIT: usize = 4096;
 
 /// How many links are followed one after the other, as by the kernel.
 const LINK_LIMIT: usize = 40;
@@ -83,9 +83,14 @@ impl<'a> Memory<'a> {
 
     /// A string without its NUL, of less than `limit` bytes.
     pub(super) fn text(&self, address: u64, limit: usize) -> Result<Vec<u8>, Errno> {
-        let mut text = vec![0; limit];
+        // Enough for nearly every path.
+        const FIRST: usize = 240;
+        let mut text = vec![0; limit.min(FIRST)];
         let mut count = 0;
         while count < limit {
+            if count == text.len() {
+                text.resize(limit, 0);
+            }
             let more = notification::read_memory(
                 self.question.thread,
                 address.wrapping_add(count as u64),
@@ -190,6 +195,11 @@ impl Target<'_> {
     /// Whether whoever asked still waits: else its number may be another's by now.
     pub(super) fn is_wanted(&self) -> bool {
         self.memory.listener.is_waiting(self.memory.question)
+    }
+
+    /// The path as it was given; empty for a descriptor.
+    pub(super) fn path(&self) -> &[u8] {
+        &self.path
     }
 
     /// The asking thread.
@@ -433,8 +443,8 @@ fn behind_link(link: &OwnedFd, path: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A path that leads to what a descriptor of this process is.
-pub(super) fn descriptor_name(descriptor: &OwnedFd) -> String {
-    format!("self/fd/{}", descriptor.as_raw_fd())
+pub(super) fn descriptor_name(descriptor: &OwnedFd) -> Result<CString, Errno> {
+    CString::new(format!("self/fd/{}", descriptor.as_raw_fd())).map_err(|_| Errno::INVAL)
 }
 
 #[cfg(test)]

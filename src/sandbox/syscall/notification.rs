@@ -260,7 +260,7 @@ pub(in crate::sandbox) fn read_memory(
             &raw const local,
             1,
             remote.as_ptr(),
-            2,
+            if first < buffer.len() { 2 } else { 1 },
             0,
         ) as libc::c_long
     })

@@ -96,7 +96,7 @@ impl StepContext {
             root.place_mounts(&self.materializer, &view, &mut assembly)?;
         }
         let form = self.materializer.form();
-        let (notes, owners) = OwnerNotes::prepare(form, &view, &user, &mut assembly.passed)?;
+        let (notes, owners) = OwnerNotes::prepare(form, &view, &user, &mut assembly)?;
         let mut spec = self.spec(run, &user, &root, &mut assembly);
         spec.owners = owners;
         let output = Arc::new(Output {
