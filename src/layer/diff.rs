@@ -17,7 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_path};
 use super::error::LayerError;
-use super::form::{Form, Ownership};
+use super::form::Form;
 use super::index::{INLINE_LIMIT, Index};
 use super::override_stat;
 use super::tar_writer::{TarWriter, check_entry, inline_slot};
@@ -25,10 +25,14 @@ use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
 use crate::fs::FsError;
 use crate::fs::descent::{Descent, Missing};
-use crate::fs::override_stat::OverrideStat;
 use crate::fs::root::file_type;
 use crate::fs::walk::{Descend, Visited, walk};
 use crate::time::Timestamp;
+use owners::Unnoted;
+
+pub use owners::{NotedOwner, Owners};
+
+mod owners;
 
 /// Why a tree can't become a layer.
 #[derive(Debug, thiserror::Error)]
@@ -61,40 +65,6 @@ pub enum DiffError {
 /// Opens the content of a lower layer's file: the path in the view, and the file's own entry (for a
 /// hard link that of the file it names).
 pub type LowerContent<'a> = dyn Fn(&[u8], &Found<'_>) -> io::Result<Box<dyn Read>> + 'a;
-
-/// Whose the files of a tree are that don't say so themselves, where the machine can't keep owners.
-#[derive(Clone, Debug, Default)]
-pub struct Owners {
-    /// Whether nobody but a supervisor could write notes: what others wrote is not believed.
-    pub supervised: bool,
-    /// The user and group that made what is new in the tree, if the machine knows them by another
-    /// id.
-    pub maker: Option<(u32, u32)>,
-    /// Owners of links and special files, which carry no attributes, by inode number.
-    pub noted: BTreeMap<u64, NotedOwner>,
-}
-
-#[cfg(test)]
-impl Owners {
-    /// Those of a step that noted nothing but by attributes.
-    pub(super) fn supervised() -> Self {
-        Self {
-            supervised: true,
-            ..Self::default()
-        }
-    }
-}
-
-/// The owner of a file that can't carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotedOwner {
-    /// When the inode was made (seconds, nanoseconds): its number may have been another's before.
-    pub born: (i64, u32),
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-}
 
 /// The index of what the upper directory `tree` changes in the view `below`. The root directory is
 /// in it only when its owner, mode or attributes differ. Where owners are kept in attributes, files
@@ -253,12 +223,12 @@ impl Scan<'_, '_> {
         let kind = EntryKind::Directory { opaque: false };
         let over = xattrs.remove(OVERRIDE_STAT);
         let mut entry = entry_of(Vec::new(), &stat, kind, xattrs);
-        if self.keeps_owners()
-            && let Some(over) = self.believed(over, self.below.get(b""))
+        if self.form.notes_owners()
+            && let Some(over) = self.owners.believed(over, self.below.get(b""))
         {
             override_stat::apply(&over, &mut entry);
         }
-        let group = self.handed_on(&entry);
+        let group = owners::handed_on(self.form, &entry);
         let changed = self
             .below
             .get(b"")
@@ -330,15 +300,17 @@ impl Scan<'_, '_> {
                 .map_err(|error| FsError::new("read the link", visited.path, error))?
                 .into_bytes();
         }
-        if self.keeps_owners() {
-            // A note that isn't believed must not be found by a later step.
+        if self.form.notes_owners() {
             let is_forged = over.is_some();
-            match self.believed(over, found) {
+            match self.owners.believed(over, found) {
                 Some(over) => override_stat::apply(&over, &mut entry),
-                None => {
-                    let marks = (copied_up, is_forged);
-                    self.give_owner(&mut entry, visited, found, group, marks)?;
+                None => Unnoted {
+                    found,
+                    copied_up,
+                    group,
+                    is_forged,
                 }
+                .give_owner(self.owners, &mut entry, visited)?,
             }
         }
         if entry.is_directory() {
@@ -376,7 +348,7 @@ impl Scan<'_, '_> {
 
     fn push_directory(&mut self, entry: Entry, found: Option<Found<'_>>, opaque: bool) {
         let below = found.filter(|found| found.entry.is_directory());
-        let group = self.handed_on(&entry);
+        let group = owners::handed_on(self.form, &entry);
         self.directories.push(OpenDirectory {
             path: entry.path.clone(),
             exists_below: below.is_some(),
@@ -434,75 +406,6 @@ impl Scan<'_, '_> {
         }
         xattrs.retain(|name, _| is_carried(name) || name == OVERRIDE_STAT);
         Ok(marks)
-    }
-
-    /// The note on a file, if a supervisor has written it, or if it says what is below.
-    fn believed(&self, value: Option<Vec<u8>>, found: Option<Found<'_>>) -> Option<OverrideStat> {
-        let over = OverrideStat::parse(&value?)?;
-        let is_from_below = || {
-            found.is_some_and(|found| {
-                let mut noted = Entry::new(Vec::new(), EntryKind::File);
-                override_stat::apply(&over, &mut noted);
-                let lower = found.entry;
-                let is_kind = noted.is_file() || noted.kind == lower.kind;
-                is_kind
-                    && (noted.uid, noted.gid, noted.device) == (lower.uid, lower.gid, lower.device)
-            })
-        };
-        (self.owners.supervised || is_from_below()).then_some(over)
-    }
-
-    fn keeps_owners(&self) -> bool {
-        self.form.ownership == Ownership::OverrideStat
-    }
-
-    /// The group that a directory hands on to what is made in it, where only its attribute knows.
-    fn handed_on(&self, directory: &Entry) -> Option<u32> {
-        (self.keeps_owners()
-            && directory.mode & SET_GROUP != 0
-            && !self.form.is_mapped(0, directory.gid))
-        .then_some(directory.gid)
-    }
-
-    /// The owner of a file that doesn't carry it, and where that isn't what the machine says, the
-    /// attribute that says so from now on.
-    fn give_owner(
-        &self,
-        entry: &mut Entry,
-        visited: &Visited<'_>,
-        found: Option<Found<'_>>,
-        group: Option<u32>,
-        (copied_up, is_forged): (bool, bool),
-    ) -> Result<(), DiffError> {
-        let failed = |error| FsError::new("note the owner of", visited.path, error);
-        let own = (entry.uid, entry.gid);
-        if let Some(noted) = self.owners.noted.get(&visited.stat.st_ino)
-            && born(visited).map_err(|error| failed(error.into()))? == Some(noted.born)
-        {
-            (entry.uid, entry.gid) = (noted.uid, noted.gid);
-            return Ok(());
-        }
-        // Copies keep their attribute; one without was root's, who isn't the maker. A link can't tell
-        // that it was copied: one that is still the same was.
-        let untouched = found.filter(|found| {
-            copied_up && self.owners.maker.is_some()
-                || entry.kind == EntryKind::Symlink && found.entry.link == entry.link
-        });
-        if let Some(found) = untouched {
-            (entry.uid, entry.gid) = (found.entry.uid, found.entry.gid);
-        } else {
-            if let Some(maker) = self.owners.maker {
-                (entry.uid, entry.gid) = maker;
-            }
-            entry.gid = group.unwrap_or(entry.gid);
-        }
-        let can_carry = entry.is_file() || entry.is_directory();
-        if can_carry && ((entry.uid, entry.gid) != own || is_forged) {
-            Target::In(visited.directory, visited.name)
-                .set(OVERRIDE_STAT, &override_stat::encode(entry))
-                .map_err(failed)?;
-        }
-        Ok(())
     }
 
     /// Whether a file, link or device is just what the view below has.
@@ -608,22 +511,6 @@ struct Marks {
     opaque: bool,
     /// It was copied from below, as opposed to made.
     copied_up: bool,
-}
-
-/// The bit of a directory's mode that hands its group on.
-const SET_GROUP: u32 = 0o2000;
-
-/// When a file was made, where the file system knows.
-fn born(visited: &Visited<'_>) -> Result<Option<(i64, u32)>, rustix::io::Errno> {
-    let found = rustix::fs::statx(
-        visited.directory,
-        visited.name,
-        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        rustix::fs::StatxFlags::BTIME,
-    )?;
-    let is_known = rustix::fs::StatxFlags::from_bits_retain(found.stx_mask)
-        .contains(rustix::fs::StatxFlags::BTIME);
-    Ok(is_known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
 }
 
 fn entry_of(path: Vec<u8>, stat: &Stat, kind: EntryKind, xattrs: Xattrs) -> Entry {

@@ -98,6 +98,11 @@ impl Form {
         matches!(self.uid_map[..], [(_, _, 1)])
     }
 
+    /// Whether trees have notes of the owners that their files can't be given.
+    pub fn notes_owners(&self) -> bool {
+        self.ownership == Ownership::OverrideStat
+    }
+
     /// Whether a file can really be owned by this user and group of the image.
     pub fn is_mapped(&self, uid: u32, gid: u32) -> bool {
         is_in(&self.uid_map, uid) && is_in(&self.gid_map, gid)

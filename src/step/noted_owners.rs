@@ -11,7 +11,7 @@ use super::owner::ExecUser;
 use super::run::{Assembly, RunError, failed};
 use crate::layer::diff::{NotedOwner, Owners};
 use crate::layer::entry::{Entry, EntryKind};
-use crate::layer::form::{Form, Ownership};
+use crate::layer::form::Form;
 use crate::layer::view::{Found, View, ViewError};
 use crate::sandbox::{FileNames, MountSource, NOTE_LENGTH, NotedOwners, NotedPath, SandboxMount};
 
@@ -104,7 +104,7 @@ pub(super) fn tell_programs(
 ) -> Result<(), ViewError> {
     let is_folder =
         |found: Option<Found<'_>>| found.is_some_and(|found| found.entry.is_directory());
-    if form.ownership != Ownership::OverrideStat || !form.has_one_id() {
+    if !form.notes_owners() || !form.has_one_id() {
         return Ok(());
     }
     match view.resolve(APT_FOLDER, true) {
@@ -117,7 +117,7 @@ pub(super) fn tell_programs(
 }
 
 fn needs_supervisor(form: &Form, view: &View, user: &ExecUser) -> bool {
-    form.ownership == Ownership::OverrideStat
+    form.notes_owners()
         && (form.has_one_id()
             || !form.is_mapped(user.uid, user.gid)
             || entries(view).any(|entry| !form.is_mapped(entry.uid, entry.gid)))
@@ -189,7 +189,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::layer::form::XattrNamespace;
+    use crate::layer::form::{Ownership, XattrNamespace};
     use crate::layer::index::Index;
     use crate::sandbox::HostPath;
 
