@@ -5,7 +5,6 @@
 //! only then can the plan be lowered. Stages that the target doesn't need are never looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::arguments;
@@ -19,6 +18,8 @@ use crate::dockerfile::stages::{self, Reference, Referent};
 use crate::dockerfile::{self, Dockerfile, expansion};
 use crate::platform::{self, Platform};
 use crate::reference;
+
+mod written;
 
 /// What the user asked for, as far as it changes the graph.
 #[derive(Clone, Debug)]
@@ -225,115 +226,12 @@ impl Plan {
         names.iter().any(|name| self.is_called(index, name))
     }
 
-    /// Names among `fresh_stages` that are no stage's.
-    pub fn unknown_stages(&self) -> Vec<&str> {
-        let names = self.options.fresh_stages.iter().map(String::as_str);
-        names
-            .filter(|name| !(0..self.stages.len()).any(|index| self.is_called(index, name)))
-            .collect()
-    }
-
-    /// The names of the stages of these numbers that have one.
-    pub fn stage_names(&self, numbers: impl RangeBounds<usize>) -> impl Iterator<Item = &str> {
-        let stages = self.dockerfile.stages.iter().enumerate();
-        let stages = stages.filter(move |(number, _)| numbers.contains(number));
-        stages.filter_map(|(_, stage)| Some(stage.from.value.name.as_ref()?.value.as_str()))
-    }
-
-    /// The names of `--build-context`.
-    pub fn context_names(&self) -> impl Iterator<Item = &str> {
-        self.options.contexts.keys().map(String::as_str)
-    }
-
-    /// Every instruction of every stage.
-    pub fn written_steps(&self) -> impl Iterator<Item = &Step> {
-        let stages = self.dockerfile.stages.iter();
-        stages.flat_map(|stage| &stage.instructions)
-    }
-
-    /// The instruction at a place.
-    pub fn step_at(&self, span: Span) -> Option<&Step> {
-        self.written_steps().find(|step| step.span == span)
-    }
-
-    /// The USER that is in force at the instruction at a place, in the same stage.
-    pub fn user_before(&self, span: Span) -> Option<&Step> {
-        let mut stages = self.dockerfile.stages.iter();
-        let stage = stages.rfind(|stage| stage.from.span.start < span.start)?;
-        let mut steps = stage.instructions.iter();
-        steps.rfind(|step| {
-            step.span.start < span.start && matches!(step.instruction, Instruction::User(_))
-        })
-    }
-
-    /// The names that an ARG before the first FROM declares and that nothing declares in the stage
-    /// of the instruction at a place, before it.
-    pub fn globals_out_of_reach(&self, span: Span) -> Vec<&str> {
-        let mut stages = self.dockerfile.stages.iter();
-        let stage = stages.rfind(|stage| stage.from.span.start < span.start);
-        let steps = stage.map_or(&[][..], |stage| &stage.instructions);
-        let before = steps.iter().filter(|step| step.span.start < span.start);
-        let mut known: BTreeSet<&str> = BTreeSet::new();
-        for step in before {
-            match &step.instruction {
-                Instruction::Arg(args) => {
-                    known.extend(args.iter().map(|arg| arg.name.value.as_str()));
-                }
-                Instruction::Env(pairs) => {
-                    known.extend(pairs.iter().map(|pair| pair.key.value.as_str()));
-                }
-                _ => {}
-            }
-        }
-        let globals = self.dockerfile.global_args.iter();
-        let globals = globals.flat_map(|args| &args.value);
-        let names = globals.map(|arg| arg.name.value.as_str());
-        names.filter(|name| !known.contains(name)).collect()
-    }
-
     /// Whether a stage has this name or number, as `--target` understands it.
     fn is_called(&self, index: usize, name: &str) -> bool {
         let own = &self.dockerfile.stages[index].from.value.name;
         own.as_ref()
             .is_some_and(|own| own.value.eq_ignore_ascii_case(name))
             || name.parse() == Ok(index)
-    }
-
-    /// The names that ARGs declare.
-    pub fn declared_arguments(&self) -> BTreeSet<&str> {
-        let mut declared: BTreeSet<&str> = BTreeSet::new();
-        let globals = self
-            .dockerfile
-            .global_args
-            .iter()
-            .flat_map(|args| &args.value);
-        declared.extend(globals.map(|arg| arg.name.value.as_str()));
-        for stage in &self.dockerfile.stages {
-            for step in &stage.instructions {
-                if let Instruction::Arg(args) = &step.instruction {
-                    declared.extend(args.iter().map(|arg| arg.name.value.as_str()));
-                }
-            }
-        }
-        declared
-    }
-
-    /// Build arguments that no ARG takes, be it in the Dockerfile or in a trigger of one of its base
-    /// images, and that mean nothing by themselves.
-    pub fn unused_arguments(&self, images: &BTreeMap<ImageKey, BaseImage>) -> Vec<&str> {
-        let declared = self.declared_arguments();
-        let of_triggers = trigger_arguments(images);
-        let names = self.options.build_args.keys().map(String::as_str);
-        names
-            .filter(|name| {
-                !declared.contains(name)
-                    && !of_triggers.contains(*name)
-                    && !arguments::is_proxy(name)
-                    && *name != "SOURCE_DATE_EPOCH"
-                    && !name.starts_with("BUILDKIT_")
-                    && !arguments::is_platform(name)
-            })
-            .collect()
     }
 
     /// Images that the target needs and `known` doesn't have, each with the place that asks for it.
@@ -592,17 +490,4 @@ fn plan_stage(
         name: name.unwrap_or_else(|| format!("stage-{index}")),
         is_replaced,
     })
-}
-
-/// The names that ONBUILD triggers of images declare.
-fn trigger_arguments(images: &BTreeMap<ImageKey, BaseImage>) -> BTreeSet<String> {
-    let triggers = images
-        .values()
-        .flat_map(|image| &image.config.config.on_build);
-    let steps = triggers.filter_map(|text| dockerfile::parse_trigger(text).ok());
-    let declarations = steps.filter_map(|step| match step.instruction {
-        Instruction::Arg(declarations) => Some(declarations),
-        _ => None,
-    });
-    declarations.flatten().map(|arg| arg.name.value).collect()
 }
