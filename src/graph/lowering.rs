@@ -5,30 +5,25 @@
 //! have a vertex (and so a layer) of their own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::environment::Environment;
-use super::mounts;
 use super::path::absolute;
 use super::plan::{Base, From, ImageKey, Plan};
 use super::remote;
 use super::{
-    BaseImage, Copy, FileSystem, Graph, InlineFile, MakeDirectory, Meta, Mount, NetworkMode,
-    Operation, Run, Trigger, Vertex, VertexIndex, arguments,
+    BaseImage, Copy, FileSystem, Graph, MakeDirectory, Meta, Operation, Trigger, Vertex,
+    VertexIndex,
 };
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::expansion;
-use crate::dockerfile::instruction::{
-    self, Instruction, RunNetwork, RunSecurity, Script, Step, Word,
-};
+use crate::dockerfile::instruction::{self, Instruction, Step, Word};
 use crate::dockerfile::span::Span;
 use crate::dockerfile::stages::Reference;
 use crate::image::config::{DEFAULT_PATH, ImageConfig};
 use crate::platform::Platform;
 use crate::time::Timestamp;
 
-/// By which programs find the agent that signs with the user's keys.
-const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+mod run;
 
 /// A lowered target.
 #[derive(Debug)]
@@ -484,62 +479,6 @@ impl Lowering<'_> {
         state.remember(format!("ARG {}", texts.join(" ")));
         Ok(())
     }
-
-    /// The platform of what a stage runs: its base image's own, which may be another than the one
-    /// that was asked for.
-    fn platform(&self, index: usize, state: &StageState) -> Platform {
-        match state.config.architecture.is_empty() {
-            true => self.plan.stages[index].platform.clone(),
-            false => state.config.platform(),
-        }
-    }
-
-    fn run(
-        &mut self,
-        index: usize,
-        state: &mut StageState,
-        step: &Step,
-        run: &instruction::Run,
-        is_trigger: bool,
-    ) -> Result<(), Diagnostic> {
-        refuse_devices(run)?;
-        let (args, script) = command(state, run);
-        let mut mounts: Vec<Mount> = Vec::new();
-        for mount in &run.mounts {
-            let agents = mounts.iter().filter(|mount| mount.is_agent()).count();
-            mounts.push(mounts::lower(self, index, state, mount, agents)?);
-        }
-        let mut env = state.environment.pairs().to_vec();
-        let agent = mounts.iter().find(|mount| mount.is_agent());
-        if let Some(agent) = agent
-            && !env.iter().any(|(name, _)| name == SSH_AUTH_SOCK)
-        {
-            env.push((SSH_AUTH_SOCK.to_owned(), agent.target.clone()));
-        }
-        let history = run_history(state, &args);
-        let operation = Operation::Run(Run {
-            platform: self.platform(index, state),
-            args,
-            shell: state.shell_program(),
-            env,
-            proxy: arguments::proxies(&self.plan.options.build_args),
-            user: state.config.config.user.clone(),
-            cwd: absolute("/", &state.config.config.working_dir),
-            network: match run.network {
-                None | Some(RunNetwork::Default) => self.plan.options.network,
-                Some(RunNetwork::None) => NetworkMode::None,
-                Some(RunNetwork::Host) => NetworkMode::Host,
-            },
-            insecure: run.security == Some(RunSecurity::Insecure),
-            mounts,
-            script,
-            hostname: arguments::hostname(&self.plan.options.build_args),
-            settings: Arc::clone(&self.plan.options.run),
-        });
-        self.add(state, operation, step, is_trigger);
-        state.push_history(history, false);
-        Ok(())
-    }
 }
 
 /// What an explicit `--platform` says is what the config says.
@@ -571,57 +510,10 @@ fn changes_words(instruction: &Instruction) -> bool {
     matches!(instruction, Instruction::Arg(_) | Instruction::Env(_))
 }
 
-fn refuse_devices(run: &instruction::Run) -> Result<(), Diagnostic> {
-    match run.devices.first() {
-        Some(device) => {
-            let refused = absent(device.span, "`RUN --device`");
-            Err(refused.with_help("steps see Docker's default devices and no others"))
-        }
-        None => Ok(()),
-    }
-}
-
 /// The error for a part of the language that rbuild doesn't have.
 pub(super) fn absent(span: Span, what: &str) -> Diagnostic {
     Diagnostic::error(
         span,
         format!("{what} is not supported by this version of rbuild"),
     )
-}
-
-/// The program that a RUN instruction starts: the exec form as it is, else the stage's shell.
-fn command(state: &StageState, run: &instruction::Run) -> (Vec<String>, Option<InlineFile>) {
-    match run.script() {
-        Script::Exec(args) => (args.to_vec(), None),
-        Script::Shell(text) => (state.shell_command(&text), None),
-        Script::File(heredoc) => {
-            let script = InlineFile {
-                name: heredoc.name.clone(),
-                content: heredoc.content.clone(),
-            };
-            (
-                state.shell_command(&format!("/dev/pipes/{}", heredoc.name)),
-                Some(script),
-            )
-        }
-    }
-}
-
-fn run_history(state: &StageState, args: &[String]) -> String {
-    let mut declared = Environment::default();
-    for (name, value) in &state.declared {
-        declared.set(name, state.environment.get(name).unwrap_or(value));
-    }
-    let mut words = Vec::new();
-    if !declared.pairs().is_empty() {
-        words.push(format!("|{}", declared.pairs().len()));
-    }
-    words.extend(
-        declared
-            .pairs()
-            .iter()
-            .map(|(name, value)| format!("{name}={value}")),
-    );
-    words.extend_from_slice(args);
-    format!("RUN {} # buildkit", words.join(" "))
 }
