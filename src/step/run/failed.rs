@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::assembly::Assembly;
 use super::error::{RunError, failed};
-use super::mounts::Assembly;
 use super::root::{Changed, StepRoot};
 use crate::graph::{NetworkMode, Run};
 use crate::layer::view::View;

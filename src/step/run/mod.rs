@@ -4,6 +4,7 @@
 //! ends. The environment, the working directory and the user are the image's; the machine gives
 //! only its network, its name servers and its kernel. Secrets are memory that one step sees.
 
+pub(super) mod assembly;
 mod error;
 mod failed;
 mod fixtures;
@@ -15,10 +16,10 @@ pub(super) mod root;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+pub(super) use self::assembly::Assembly;
 pub(super) use self::error::failed;
 pub use self::error::{RunError, signal_name};
 pub use self::failed::{About, FailedStep, FailedSteps};
-pub(super) use self::mounts::Assembly;
 use self::mounts::Prepared;
 use self::output::{Log, Output};
 use self::redact::Values;

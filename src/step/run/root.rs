@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::assembly::Assembly;
 use super::error::{RunError, failed};
 use super::fixtures::Fixtures;
-use super::mounts::Assembly;
 use crate::layer::diff::Owners;
 use crate::layer::form::Form;
 use crate::layer::index::Index;
