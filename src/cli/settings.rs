@@ -134,29 +134,12 @@ impl Settings {
         arguments: GlobalArguments,
         environment: &Environment,
     ) -> Result<Self, Failure> {
-        let isolation = match (arguments.isolation, environment.get("RBUILD_ISOLATION")) {
-            (Some(choice), _) => choice.rung(),
-            (None, Some(value)) => IsolationChoice::from_str(&value, true)
-                .map_err(|_| {
-                    Failure::user(format!("invalid value `{value}` in RBUILD_ISOLATION"))
-                        .hint("it is one of auto, root, userns, userns-single, chroot, none")
-                })?
-                .rung(),
-            (None, None) => None,
-        };
-        let storage_driver = match (
+        let isolation = choice(arguments.isolation, "RBUILD_ISOLATION", environment)?;
+        let storage_driver = choice(
             arguments.storage_driver,
-            environment.get("RBUILD_STORAGE_DRIVER"),
-        ) {
-            (Some(choice), _) => choice.driver(),
-            (None, Some(value)) => StorageChoice::from_str(&value, true)
-                .map_err(|_| {
-                    Failure::user(format!("invalid value `{value}` in RBUILD_STORAGE_DRIVER"))
-                        .hint("it is one of auto, overlay, copy")
-                })?
-                .driver(),
-            (None, None) => None,
-        };
+            "RBUILD_STORAGE_DRIVER",
+            environment,
+        )?;
         let mirrors: Vec<String> = if arguments.registry_mirror.is_empty() {
             environment
                 .get("RBUILD_REGISTRY_MIRROR")
@@ -173,8 +156,8 @@ impl Settings {
                 .root
                 .or_else(|| environment.get_os("RBUILD_ROOT").map(PathBuf::from)),
             verbosity: arguments.verbose,
-            isolation,
-            storage_driver,
+            isolation: isolation.and_then(IsolationChoice::rung),
+            storage_driver: storage_driver.and_then(StorageChoice::driver),
             mirrors: mirrors
                 .iter()
                 .map(|mirror| mirror.parse())
@@ -188,6 +171,24 @@ impl Settings {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// What an option says, else what a variable says.
+fn choice<T: ValueEnum>(
+    option: Option<T>,
+    variable: &str,
+    environment: &Environment,
+) -> Result<Option<T>, Failure> {
+    let (None, Some(value)) = (&option, environment.get(variable)) else {
+        return Ok(option);
+    };
+    T::from_str(&value, true).map(Some).map_err(|_| {
+        let known = T::value_variants().iter();
+        let known = known.filter_map(ValueEnum::to_possible_value);
+        let known: Vec<String> = known.map(|one| one.get_name().to_owned()).collect();
+        Failure::user(format!("invalid value `{value}` in {variable}"))
+            .hint(format!("it is one of {}", known.join(", ")))
+    })
 }
 
 #[cfg(test)]
@@ -236,5 +237,7 @@ mod tests {
         let environment = Environment::from_iter([("RBUILD_ISOLATION", "vm")]);
         let failure = Settings::new(GlobalArguments::default(), &environment).unwrap_err();
         assert_eq!(failure.message(), "invalid value `vm` in RBUILD_ISOLATION");
+        let known = "it is one of auto, root, userns, userns-single, chroot, none";
+        assert_eq!(failure.hints(), [known]);
     }
 }
