@@ -4,6 +4,7 @@
 //! However deep it goes, only so many directories stay open; one that was closed is opened again
 //! from its nearest open ancestor.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -171,6 +172,17 @@ fn open_component(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd>
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
+}
+
+/// Opens a file for reading, following no link and waiting for no pipe.
+///
+/// # Errors
+/// When it isn't there, is a link or may not be read.
+pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    Ok(File::from(fd))
 }
 
 #[cfg(test)]

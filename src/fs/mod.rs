@@ -3,7 +3,7 @@
 //! - [`root`]: opens a path as a process with that root would, whatever links stand in the way
 //! - [`descent`]: goes down folders one component at a time, following nothing
 //! - [`walk`]: every path of a folder, sorted; [`remove`]: a folder with all its content
-//! - [`lock`]: locks that end with the process
+//! - [`lock`]: locks that end with the process; [`times`], [`umask`]: what making files changes
 //!
 //! No path inside a root is ever joined to a path of the machine and opened. Nothing here knows
 //! what the files mean.
@@ -14,6 +14,8 @@ pub mod override_stat;
 pub mod remove;
 pub mod root;
 pub mod text;
+pub mod times;
+pub mod umask;
 pub mod usage;
 pub mod walk;
 

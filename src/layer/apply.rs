@@ -33,6 +33,7 @@ use super::view::View;
 use super::xattr::{OVERRIDE_STAT, Target};
 use crate::fs::descent::{Descent, Missing};
 use crate::fs::remove::remove_all;
+use crate::fs::umask::umask;
 
 /// Why a layer can't be extracted.
 #[derive(Debug, thiserror::Error)]
@@ -577,18 +578,9 @@ fn times(entry: &Entry) -> Timestamps {
     }
 }
 
-/// The process's umask, without changing it for a moment, which other threads would notice.
-/// Everything, where it can't be known: then each file's mode is set once more.
+/// The process's umask. Everything, where it can't be known: then each file's mode is set once more.
 fn current_umask() -> u32 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Umask:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        })
-        .unwrap_or(0o777)
+    umask("/proc/self/status").unwrap_or(0o777)
 }
 
 pub(super) fn io_error(

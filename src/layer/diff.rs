@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Stat};
 
 use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_path};
 use super::error::LayerError;
@@ -24,7 +24,7 @@ use super::tar_writer::{TarWriter, check_entry, inline_slot};
 use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
 use crate::fs::FsError;
-use crate::fs::descent::{Descent, Missing};
+use crate::fs::descent::{Descent, Missing, open_file};
 use crate::fs::root::file_type;
 use crate::fs::walk::{Descend, Visited, walk};
 use crate::time::Timestamp;
@@ -163,7 +163,7 @@ pub fn write_tree_tar<W: Write>(
             entry.mtime = entry.mtime.min(clamp.seconds());
         }
         if entry.is_file() {
-            let mut file = open_file(&mut descent, &entry.path).map_err(DiffError::from)?;
+            let mut file = open(&mut descent, &entry.path).map_err(DiffError::from)?;
             writer.append(entry, Some(&mut file))?;
         } else {
             writer.append(entry, None)?;
@@ -436,7 +436,7 @@ impl Scan<'_, '_> {
             return Ok(is_alike);
         }
         let failed = |error| FsError::new("read", visited.path, error);
-        let mut upper = open_in(visited.directory, visited.name).map_err(failed)?;
+        let mut upper = open_file(visited.directory, visited.name).map_err(failed)?;
         let lower_failed = |source| DiffError::Lower {
             path: display_path(visited.path),
             source,
@@ -585,7 +585,7 @@ fn read_inline_files(tree: BorrowedFd<'_>, index: &mut Index) -> Result<(), Diff
             .get(path)
             .is_some_and(|entry| entry.is_file() && entry.size <= INLINE_LIMIT);
         if is_wanted && let Some(slot) = inline_slot(index, path) {
-            let file = open_file(&mut Descent::new(tree), path)?;
+            let file = open(&mut Descent::new(tree), path)?;
             let mut content = Vec::new();
             file.take(INLINE_LIMIT)
                 .read_to_end(&mut content)
@@ -596,20 +596,12 @@ fn read_inline_files(tree: BorrowedFd<'_>, index: &mut Index) -> Result<(), Diff
     Ok(())
 }
 
-fn open_file(descent: &mut Descent<'_>, path: &[u8]) -> Result<File, FsError> {
+fn open(descent: &mut Descent<'_>, path: &[u8]) -> Result<File, FsError> {
     let (parent, name) = split_path(path);
     descent
         .go_to(parent, Missing::Fail)
-        .and_then(|directory| open_in(directory, name))
+        .and_then(|directory| open_file(directory, name))
         .map_err(|error| FsError::new("read", path, error))
-}
-
-/// Opens a file for reading, following no link and waiting for no pipe.
-fn open_in(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-    Ok(File::from(fd))
 }
 
 fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -11,7 +11,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::apply::{ExtractError, Owner, Place, Rules, finish_directory, io_error};
@@ -21,8 +20,9 @@ use super::form::Form;
 use super::index::Index;
 use super::view::{Found, View};
 use super::xattr::{Target, is_carried};
-use crate::fs::descent::{Descent, Missing};
+use crate::fs::descent::{Descent, Missing, open_file};
 use crate::fs::remove::remove_all;
+use crate::fs::times::{set_times, times};
 use crate::fs::walk::list;
 
 /// Writes the content of a file of the view, given by its own entry and layer, to a new one.
@@ -112,7 +112,10 @@ pub fn separate_links(
             .go_to(parent, Missing::Fail)
             .and_then(|directory| open_file(directory, name))
             .map_err(failed)?;
-        let times = directory_times(&mut sources, split_path(&link.path).0).map_err(failed)?;
+        let times = sources
+            .go_to(split_path(&link.path).0, Missing::Fail)
+            .and_then(|directory| Ok(times(directory)?))
+            .map_err(failed)?;
         let mut copy = |_: &Found<'_>, file: &mut File| copy_range(&source, 0, inode.size, file);
         let mut filling = Filling::new(folder, form, &view, &mut copy);
         filling.remove(&link.path)?;
@@ -128,7 +131,7 @@ pub fn separate_links(
         filling
             .descent
             .fd()
-            .and_then(|directory| set_times(directory, &times))
+            .and_then(|directory| Ok(set_times(directory, &times)?))
             .map_err(failed)?;
     }
     Ok(found)
@@ -358,37 +361,6 @@ impl<'a, 'c> Filling<'a, 'c> {
         }
         Ok(())
     }
-}
-
-/// Opens a regular file for reading, following no link.
-fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-    Ok(File::from(fd))
-}
-
-fn directory_times(descent: &mut Descent<'_>, path: &[u8]) -> io::Result<Timestamps> {
-    let stat = rustix::fs::fstat(descent.go_to(path, Missing::Fail)?)?;
-    Ok(Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    })
-}
-
-fn set_times(directory: BorrowedFd<'_>, times: &Timestamps) -> io::Result<()> {
-    Ok(rustix::fs::utimensat(
-        directory,
-        ".",
-        times,
-        AtFlags::empty(),
-    )?)
 }
 
 #[cfg(test)]

@@ -460,13 +460,5 @@ fn read_note(name: &CStr, follow: bool) -> Option<OverrideStat> {
 
 /// The mode bits that a process takes away from what it makes.
 fn umask(thread: u32) -> u32 {
-    std::fs::read_to_string(format!("{thread}/status"))
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Umask:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        })
-        .unwrap_or(0o022)
+    crate::fs::umask::umask(&format!("{thread}/status")).unwrap_or(0o022)
 }

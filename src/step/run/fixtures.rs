@@ -19,6 +19,7 @@ use super::error::RunError;
 use crate::fs::Root;
 use crate::fs::descent::{Descent, Missing};
 use crate::fs::remove::remove_all;
+use crate::fs::times::{set_times, times};
 use crate::layer::entry::{Entry, ancestors, display_path, split_path};
 use crate::layer::folder::copy_range;
 use crate::sandbox::MountSource;
@@ -333,24 +334,6 @@ fn overwrite(directory: BorrowedFd<'_>, name: &[u8]) {
 
 fn errno(error: io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
-}
-
-fn times(directory: BorrowedFd<'_>) -> Result<Timestamps, Errno> {
-    let stat = rustix::fs::fstat(directory)?;
-    Ok(Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    })
-}
-
-fn set_times(directory: BorrowedFd<'_>, times: &Timestamps) -> Result<(), Errno> {
-    rustix::fs::utimensat(directory, ".", times, AtFlags::empty())
 }
 
 fn failed(operation: &'static str, path: &[u8], errno: Errno) -> RunError {
