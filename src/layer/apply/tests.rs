@@ -2,10 +2,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::sync::Arc;
 
 use super::*;
-use crate::layer::form::XattrNamespace;
+use crate::layer::form::{Ownership, XattrNamespace};
 use crate::layer::tar_reader::read_index;
 use crate::layer::tar_writer::TarWriter;
 use crate::layer::testing::{Layer, Raw, Tree, is_root, lines, own_form, own_ids, raw, raw_tar};
+use crate::layer::xattr::OVERRIDE_STAT;
 
 fn extract_raw(tree: &Tree, members: &[Raw<'_>]) -> Result<Index, LayerError> {
     extract(

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustix::fs::Mode;
 
 use super::*;
 use crate::layer::apply::extract;
