@@ -1,18 +1,19 @@
 //! `rbuild run`: an image tried in the foreground, as `docker run` would run it.
 
+mod ports;
+mod streams;
 mod terminals;
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::{
-    Finished, Need, Project, Rbuild, User, as_other_user, base_image_mirror, each_user, needs,
-    run_with_timeout, skip,
+    Finished, Need, Project, Rbuild, User, as_other_user, base_image_mirror, each_user, is_running,
+    needs, skip,
 };
 
 /// An rbuild whose store has the image `app` of this Dockerfile. A base that no step has read is
@@ -337,110 +338,6 @@ fn a_read_only_image_has_writable_places() {
     });
 }
 
-#[test]
-fn standard_input_is_given_where_it_is_wanted() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    each_user(|user| {
-        let rbuild = with_image(user, "FROM busybox\n");
-        let cat = |options: &[&str]| {
-            let mut command = rbuild.command();
-            command.arg("run").args(options).args(["app", "cat"]);
-            run_with_timeout(command, Some(b"input\n".to_vec()))
-                .ok()
-                .text()
-        };
-        assert_eq!(cat(&[]), "");
-        assert_eq!(cat(&["-i"]), "input");
-        assert_eq!(cat(&["--interactive=false"]), "");
-        let both = run(&rbuild, &["app", "sh", "-c", "echo out; echo err >&2"]).ok();
-        assert_eq!(
-            (both.text().as_str(), both.stderr.as_str()),
-            ("out", "err\n")
-        );
-    });
-}
-
-#[test]
-fn files_that_streams_lead_to_are_out_of_reach() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    each_user(|user| {
-        let rbuild = with_image(user, "FROM busybox\n");
-        let file = |name: &str| rbuild.out().join(name);
-        std::fs::write(file("in"), "input\n").unwrap();
-        std::fs::write(file("out"), "kept\n").unwrap();
-        let before = std::fs::metadata(file("in")).unwrap().permissions();
-        let script = "cat; echo appended; \
-                      exec 2>/dev/null; for n in 0 1; do chmod 777 /proc/self/fd/$n; done; \
-                      echo replaced > /proc/self/fd/0; cat /proc/self/fd/1 & sleep 0.1; kill $!";
-        let mut command = rbuild.command();
-        command.args(["run", "-i", "app", "timeout", "10", "sh", "-c", script]);
-        command.stdin(std::fs::File::open(file("in")).unwrap());
-        let out = std::fs::File::options().append(true).open(file("out"));
-        command.stdout(out.unwrap());
-        command.status().unwrap();
-        let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
-        assert_eq!(read("in"), "input\n");
-        assert_eq!(read("out"), "kept\ninput\nappended\n");
-        assert_eq!(std::fs::metadata(file("in")).unwrap().permissions(), before);
-        // The streams are the user's who runs there, by whichever name.
-        let script = "echo out > /dev/stdout; echo err > /dev/stderr";
-        let named = run(&rbuild, &["-u", "app", "app", "sh", "-c", script]).ok();
-        assert_eq!(
-            (named.text().as_str(), named.stderr.as_str()),
-            ("out", "err\n")
-        );
-    });
-}
-
-#[test]
-fn all_output_comes_however_slow_its_reader() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    each_user(|user| {
-        let rbuild = with_image(user, "FROM busybox\n");
-        let mut command = rbuild.command();
-        command.args(["run", "app", "sh", "-c", "seq 1 200000; echo end >&2"]);
-        let mut program = Started::new(command);
-        std::thread::sleep(Duration::from_secs(3));
-        let mut shown = String::new();
-        let stdout = program.0.stdout.as_mut().unwrap();
-        stdout.read_to_string(&mut shown).unwrap();
-        assert!(shown.ends_with("\n199999\n200000\n"));
-        assert_eq!(program.code(), Some(0));
-        // One that goes away is the program's affair.
-        let mut command = rbuild.command();
-        command.args(["run", "app", "sh", "-c", "yes; echo $? >&2"]);
-        let mut program = Started::new(command);
-        program.wait_for("y\n");
-        drop(program.0.stdout.take());
-        let mut said = String::new();
-        let stderr = program.0.stderr.as_mut().unwrap();
-        stderr.read_to_string(&mut said).unwrap();
-        assert_eq!(said.lines().last(), Some("141"), "{said}");
-    });
-}
-
-#[test]
-fn the_network_is_the_machine_s_or_none() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    each_user(|user| {
-        let rbuild = with_image(user, "FROM busybox\n");
-        let connect = ["app", "nc", "-w1", "127.0.0.1", &port, "-e", "true"];
-        run(&rbuild, &connect).ok();
-        run(&rbuild, &[&["--network=host"], &connect[..]].concat()).ok();
-        run(&rbuild, &[&["--network=none"], &connect[..]].concat()).fails();
-    });
-}
-
 /// A program that goes on until it is killed with this value.
 struct Started(Child);
 
@@ -551,100 +448,10 @@ fn what_a_killed_rbuild_leaves_goes_with_the_next_one() {
         program.wait_for("ready\n");
         program.signal(Signal::KILL);
         assert_eq!(program.code(), None);
-        eventually("the program outlives rbuild", || {
-            !is_running(&["sleep", &mark])
-        });
+        eventually("the program outlives rbuild", || !is_running(&mark));
         assert!(!left_behind(&rbuild).is_empty());
         run(&rbuild, &["app", "true"]).ok();
         assert_eq!(left_behind(&rbuild).len(), 0);
-    });
-}
-
-/// Whether some process has this command line.
-fn is_running(words: &[&str]) -> bool {
-    let wanted: Vec<u8> = words
-        .iter()
-        .flat_map(|word| [word.as_bytes(), b"\0"].concat())
-        .collect();
-    std::fs::read_dir("/proc").unwrap().any(|entry| {
-        std::fs::read(entry.unwrap().path().join("cmdline")).is_ok_and(|line| line == wanted)
-    })
-}
-
-/// A port that nobody uses now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// The body that a web server on this port gives, once it is there.
-fn fetch(port: u16) -> String {
-    let mut answer = String::new();
-    eventually("no answer", || {
-        answer.clear();
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
-            return false;
-        };
-        let asked = stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n");
-        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("\r\n\r\n")
-    });
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-}
-
-#[test]
-fn a_published_port_leads_to_the_program_s() {
-    if !needs(&[Need::BaseImages]) {
-        return;
-    }
-    each_user(|user| {
-        let rbuild = with_image(
-            user,
-            "
-            FROM busybox
-            RUN mkdir /www && echo page >/www/index.html
-            ",
-        );
-        let (inside, outside) = (free_port(), free_port());
-        let mut command = rbuild.command();
-        command.args(["run", "-p", &format!("{outside}:{inside}")]);
-        command.args([
-            "-p",
-            &format!("{inside}"),
-            "-p",
-            &format!("{inside}:{inside}"),
-        ]);
-        command.args([
-            "app",
-            "httpd",
-            "-f",
-            "-h",
-            "/www",
-            "-p",
-            &inside.to_string(),
-        ]);
-        let mut server = Started::new(command);
-        let mut stderr = server.0.stderr.take().unwrap();
-        assert_eq!(fetch(inside), "page\n");
-        assert_eq!(fetch(outside), "page\n");
-        server.signal(Signal::TERM);
-        assert_eq!(server.code(), Some(143));
-        let mut said = String::new();
-        stderr.read_to_string(&mut said).unwrap();
-        let picked = said.strip_prefix(&format!("note: port {inside} of the program is port "));
-        assert!(
-            picked.is_some_and(|rest| rest.ends_with(" of this machine\n")),
-            "{said}"
-        );
-        // Nobody listens any more.
-        assert!(TcpStream::connect(("127.0.0.1", outside)).is_err());
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let refused = run(
-            &rbuild,
-            &["-p", &format!("127.0.0.1:{port}:1"), "app", "true"],
-        );
-        assert_eq!(refused.status.code(), Some(125));
-        refused.says(&["can't listen on", "ddress already in use"]);
     });
 }
 
