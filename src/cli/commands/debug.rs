@@ -120,10 +120,7 @@ fn list(arguments: DebugArguments, context: &Context) -> Result<(), Failure> {
         "Cwd": "WORKDIR",
     });
     const TABLE: &str = "table {{.ID}}\t{{.CreatedSince}}\t{{.Reason}}\t{{.Name}}";
-    let format = match arguments.format {
-        Some(format) => format,
-        None => TABLE.parse()?,
-    };
+    let format = arguments.format.map_or_else(|| TABLE.parse(), Ok)?;
     output::print(&format.rows(&rows, &headings)?)
 }
 

@@ -55,10 +55,7 @@ pub fn run(arguments: DfArguments, context: &Context) -> Result<(), Failure> {
     const TABLE: &str =
         "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
     let is_table = arguments.format.is_none();
-    let format = match arguments.format {
-        Some(format) => format,
-        None => TABLE.parse()?,
-    };
+    let format = arguments.format.map_or_else(|| TABLE.parse(), Ok)?;
     let mut text = format.rows(&rows, &headings)?;
     if is_table {
         let total = format::bytes(usage.total);

@@ -68,10 +68,7 @@ pub fn run(arguments: HistoryArguments, context: &Context) -> Result<(), Failure
         "Comment": "COMMENT",
     });
     const TABLE: &str = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
-    let format = match arguments.format {
-        Some(format) => format,
-        None => TABLE.parse()?,
-    };
+    let format = arguments.format.map_or_else(|| TABLE.parse(), Ok)?;
     output::print(&format.rows(&rows, &headings)?)
 }
 
