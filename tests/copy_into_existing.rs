@@ -2,8 +2,8 @@
 //! as other tools read it.
 
 use crate::support::{
-    Containerd, Need, Project, Rbuild, Registry, Tree, User, assert_lines, each_user, needs,
-    podman_tree, umoci_tree,
+    Containerd, Need, Project, READERS, Rbuild, Registry, Tree, User, assert_lines, each_user,
+    needs, podman_tree, umoci_tree,
 };
 
 /// Folders of every kind that a careless layer would spoil.
@@ -97,14 +97,7 @@ fn folders_of_the_image_keep_mode_owner_and_links() {
 
 #[test]
 fn umoci_podman_and_containerd_read_the_same() {
-    if !needs(&[
-        Need::Root,
-        Need::BaseImages,
-        Need::Program("umoci"),
-        Need::Program("skopeo"),
-        Need::Program("podman"),
-        Need::Program("containerd"),
-    ]) {
+    if !needs(&READERS) {
         return;
     }
     let project = project();

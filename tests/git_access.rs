@@ -1,5 +1,7 @@
 //! Who git speaks to when it fetches a repository, as whom, and what it must not listen to.
 
+use std::path::PathBuf;
+
 use crate::git_contexts::{ALL, history};
 use crate::support::{GitServer, Need, Rbuild, User, each_user, needs, write_program};
 
@@ -192,6 +194,12 @@ fn prune_removes_what_was_fetched() {
     });
 }
 
+/// Where the store has the one repository that was fetched.
+fn stored(rbuild: &Rbuild) -> PathBuf {
+    let mut sources = std::fs::read_dir(rbuild.store().join("mounts/sources")).unwrap();
+    sources.next().unwrap().unwrap().path()
+}
+
 #[test]
 fn a_repository_that_was_damaged_is_fetched_anew() {
     if !needs(&[GIT]) {
@@ -201,13 +209,7 @@ fn a_repository_that_was_damaged_is_fetched_anew() {
     let (repository, _) = history(&server);
     let rbuild = Rbuild::new(&User::Caller);
     rbuild.build_at(repository.at("#v1")).ok();
-    let sources = rbuild.store().join("mounts/sources");
-    let stored = std::fs::read_dir(sources)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let stored = stored(&rbuild);
     // As a power cut may leave it: files that are there and empty.
     for folder in ["refs/rbuild", "objects/pack"] {
         for file in std::fs::read_dir(stored.join(folder)).unwrap() {
@@ -229,13 +231,7 @@ fn what_a_killed_fetch_leaves_is_in_nobodys_way() {
     let (repository, [_, _, tip]) = history(&server);
     let rbuild = Rbuild::new(&User::Caller);
     rbuild.build_at(repository.at("#v1")).ok();
-    let sources = rbuild.store().join("mounts/sources");
-    let stored = std::fs::read_dir(sources)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let stored = stored(&rbuild);
     for lock in ["shallow.lock".to_owned(), format!("refs/rbuild/{tip}.lock")] {
         std::fs::write(stored.join(lock), "").unwrap();
     }

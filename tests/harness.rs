@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::{
-    Containerd, Image, Need, Registry, Tree, assert_lines, base_image_mirror, dedent, needs,
+    Containerd, Image, READERS, Registry, Tree, assert_lines, base_image_mirror, dedent, needs,
     podman_tree, run_with_timeout, umoci_tree,
 };
 
@@ -22,14 +22,7 @@ fn differences_are_marked() {
 
 #[test]
 fn four_readers_agree_on_a_base_image() {
-    if !needs(&[
-        Need::Root,
-        Need::BaseImages,
-        Need::Program("umoci"),
-        Need::Program("skopeo"),
-        Need::Program("podman"),
-        Need::Program("containerd"),
-    ]) {
+    if !needs(&READERS) {
         return;
     }
     let mirror = base_image_mirror().unwrap().trim_start_matches("http://");

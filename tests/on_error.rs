@@ -1,11 +1,10 @@
 //! What a RUN step that fails leaves: a shell in its sandbox, a file system to enter later, a log.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use crate::support::{
-    Need, Project, Rbuild, Terminal, User, base_image_mirror, each_user, is_running, needs,
-    run_with_timeout,
+    Need, Project, Rbuild, Terminal, User, base_image_mirror, each_user, eventually, is_running,
+    needs, run_with_timeout,
 };
 
 const NEEDS: &[Need] = &[Need::BaseImages, Need::Program("setsid")];
@@ -169,16 +168,6 @@ fn nothing_outlives_a_build_that_is_killed_in_its_shell() {
             });
         }
     });
-}
-
-/// Waits until `done` holds.
-#[track_caller]
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

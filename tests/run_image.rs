@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::{
-    Finished, Need, Project, Rbuild, User, as_other_user, base_image_mirror, each_user, is_running,
-    needs, skip,
+    Finished, Need, Project, Rbuild, User, as_other_user, base_image_mirror, each_user, eventually,
+    is_running, needs, skip,
 };
 
 /// An rbuild whose store has the image `app` of this Dockerfile. A base that no step has read is
@@ -39,16 +39,6 @@ fn prints(rbuild: &Rbuild, words: &[&str], expected: &str) {
 fn left_behind(rbuild: &Rbuild) -> Vec<OsString> {
     let entries = std::fs::read_dir(rbuild.store().join("tmp")).unwrap();
     entries.map(|entry| entry.unwrap().file_name()).collect()
-}
-
-/// Waits until `done` holds.
-#[track_caller]
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Need, Project, Rbuild, Terminal, each_user, is_running, needs};
+use crate::support::{Need, Project, Rbuild, Terminal, each_user, eventually, is_running, needs};
 
 /// Two stages of steps that ignore what they can, with a process that has left its group.
 fn stubborn(mark: &str) -> Project {
@@ -49,25 +49,14 @@ impl Drop for Ending {
     }
 }
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "waited too long until {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn steps_run(mark: &str) {
-    wait_until("the steps run", || is_running(mark));
+    eventually("the steps run", || is_running(mark));
     std::thread::sleep(Duration::from_millis(300));
 }
 
 /// Nothing of the build is left within a few seconds, and the store is as good as before.
 fn all_is_well(rbuild: &Rbuild, mark: &str, begun: Instant) {
-    wait_until("its steps end", || !is_running(mark));
+    eventually("its steps end", || !is_running(mark));
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     let next = Project::with("FROM busybox\nRUN echo fine\n");
@@ -78,7 +67,7 @@ fn all_is_well(rbuild: &Rbuild, mark: &str, begun: Instant) {
 }
 
 fn end(child: &mut Ending) -> ExitStatus {
-    wait_until("rbuild ends", || child.0.try_wait().unwrap().is_some());
+    eventually("rbuild ends", || child.0.try_wait().unwrap().is_some());
     child.0.wait().unwrap()
 }
 

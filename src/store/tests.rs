@@ -15,13 +15,14 @@ mod prune;
 mod records;
 mod sharing;
 
-struct Fixture {
-    folder: tempfile::TempDir,
-    store: Store,
+/// A store in a folder of its own.
+pub(super) struct Fixture {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) store: Store,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         Self { folder, store }

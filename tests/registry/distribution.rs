@@ -218,6 +218,22 @@ async fn a_blob_is_mounted_from_another_repository() {
     );
 }
 
+/// Pushes a blob, and pulls it.
+async fn there_and_back(
+    client: &Client,
+    reference: &Reference,
+    source: &BlobSource,
+    content: &[u8],
+) {
+    let descriptor = Descriptor::of(media_type::OCI_LAYER, content);
+    let pushed = client.push_blob(reference, &descriptor, source, None, None);
+    assert_eq!(pushed.await.unwrap(), Pushed::Uploaded);
+    let mut back = WriteSink(Vec::new());
+    let pulled = client.blob(reference, &descriptor, &mut back, None);
+    pulled.await.unwrap();
+    assert!(back.0 == content);
+}
+
 #[tokio::test]
 async fn large_and_streamed_blobs_are_patched() {
     let Some(registry) = Registry::start(|_| String::new()) else {
@@ -226,20 +242,10 @@ async fn large_and_streamed_blobs_are_patched() {
     let client = client();
     let reference = registry.reference("app");
     let content = noise(65 << 20);
-    let descriptor = Descriptor::of(media_type::OCI_LAYER, &content);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&content).unwrap();
     let source = BlobSource::file(file);
-    let pushed = client
-        .push_blob(&reference, &descriptor, &source, None, None)
-        .await;
-    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
-    let mut back = WriteSink(Vec::new());
-    client
-        .blob(&reference, &descriptor, &mut back, None)
-        .await
-        .unwrap();
-    assert!(back.0 == content);
+    there_and_back(&client, &reference, &source, &content).await;
 
     let streamed = noise(1 << 20);
     let copy = streamed.clone();
@@ -333,18 +339,8 @@ async fn https_is_spoken_where_it_is_offered() {
     let reference = registry.reference("app");
     // HTTP/2, with a body larger than its windows.
     let content = noise(20 << 20);
-    let descriptor = Descriptor::of(media_type::OCI_LAYER, &content);
     let source = BlobSource::bytes(content.clone());
-    let pushed = client
-        .push_blob(&reference, &descriptor, &source, None, None)
-        .await;
-    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
-    let mut back = WriteSink(Vec::new());
-    client
-        .blob(&reference, &descriptor, &mut back, None)
-        .await
-        .unwrap();
-    assert!(back.0 == content);
+    there_and_back(&client, &reference, &source, &content).await;
 }
 
 /// The same registry by a name that is not loopback to the client, and still this machine.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rbuild::image::manifest::{Descriptor, media_type};
-use rbuild::registry::{BlobSource, ErrorKind, Progress, Pushed};
+use rbuild::registry::{BlobSource, ErrorKind, Progress, Pushed, RegistryError};
 
 use super::fake::{Fake, Reply, client};
 use super::images::digest;
@@ -75,6 +75,14 @@ async fn nothing_is_sent_that_is_there_already() {
     assert_eq!(fake.lines().len(), 1);
 }
 
+/// Pushes what another repository of the registry may have.
+async fn push_from(fake: &Fake, base: &str) -> Result<Pushed, RegistryError> {
+    let (app, base) = (fake.reference("app"), fake.reference(base));
+    let (client, descriptor, source) = (client(), descriptor(), source());
+    let pushed = client.push_blob(&app, &descriptor, &source, Some(&base), None);
+    pushed.await
+}
+
 #[tokio::test]
 async fn a_blob_is_mounted_where_the_registry_can() {
     let fake = Fake::start(|seen, _| match seen.method.as_str() {
@@ -82,16 +90,7 @@ async fn a_blob_is_mounted_where_the_registry_can() {
         _ => Reply::new(201),
     })
     .await;
-    let base = fake.reference("team/base");
-    let pushed = client()
-        .push_blob(
-            &fake.reference("app"),
-            &descriptor(),
-            &source(),
-            Some(&base),
-            None,
-        )
-        .await;
+    let pushed = push_from(&fake, "team/base").await;
     assert_eq!(pushed.unwrap(), Pushed::Mounted);
     let mount = format!(
         "POST /v2/app/blobs/uploads/?mount=sha256%3A{}&from=team%2Fbase",
@@ -108,16 +107,7 @@ async fn a_mount_that_becomes_an_upload_is_used_as_one() {
         _ => Reply::new(201),
     })
     .await;
-    let base = fake.reference("base");
-    let pushed = client()
-        .push_blob(
-            &fake.reference("app"),
-            &descriptor(),
-            &source(),
-            Some(&base),
-            None,
-        )
-        .await;
+    let pushed = push_from(&fake, "base").await;
     assert_eq!(pushed.unwrap(), Pushed::Uploaded);
     let lines = fake.lines();
     assert_eq!(
@@ -141,16 +131,7 @@ async fn a_refused_mount_is_no_failure() {
             _ => Reply::new(201),
         })
         .await;
-        let base = fake.reference("base");
-        let pushed = client()
-            .push_blob(
-                &fake.reference("app"),
-                &descriptor(),
-                &source(),
-                Some(&base),
-                None,
-            )
-            .await;
+        let pushed = push_from(&fake, "base").await;
         assert_eq!(pushed.unwrap(), Pushed::Uploaded, "{status}");
     }
 }

@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 
 use rustix::process::Signal;
 
-use super::{Started, eventually, run, with_image};
-use crate::support::{Need, each_user, needs};
+use super::{Started, run, with_image};
+use crate::support::{Need, each_user, eventually, needs};
 
 #[test]
 fn the_network_is_the_machine_s_or_none() {

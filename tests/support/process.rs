@@ -234,3 +234,16 @@ pub(crate) fn is_running(mark: &str) -> bool {
         })
     })
 }
+
+/// Waits, not for ever, until something is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "not within a minute: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

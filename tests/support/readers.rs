@@ -7,9 +7,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::needs::program;
+use super::needs::{Need, program};
 use super::process::{Finished, run_with_timeout};
 use super::{Registry, Tree};
+
+/// What it takes to ask all of them.
+pub(crate) const READERS: [Need; 6] = [
+    Need::Root,
+    Need::BaseImages,
+    Need::Program("umoci"),
+    Need::Program("skopeo"),
+    Need::Program("podman"),
+    Need::Program("containerd"),
+];
 
 fn run(name: &str, args: &[&str]) -> Finished {
     let mut command = Command::new(program(name).unwrap_or_else(|| panic!("no `{name}`")));

@@ -6,6 +6,7 @@ use crate::image::archive::{IMAGE_NAME_ANNOTATION, REF_NAME_ANNOTATION, SavedIma
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{ImageIndex, Manifest, media_type};
 use crate::layer::compression::Compression;
+use crate::store::tests::Fixture;
 
 /// Files by name: what a layout or an archive holds.
 #[derive(Clone, Default)]
@@ -72,18 +73,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-struct Fixture {
-    folder: tempfile::TempDir,
-    store: Store,
-}
-
 impl Fixture {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
-        Self { folder, store }
-    }
-
     /// Imports the files as a folder and as archives, plain and compressed, each into the same
     /// store, and gives what all gave.
     fn import(
