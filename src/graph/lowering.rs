@@ -213,7 +213,7 @@ impl Lowering<'_> {
             .iter()
             .filter(|(step, _)| makes_layer(&step.instruction))
             .count();
-        let mut prefix = StepPrefix {
+        let prefix = StepPrefix {
             platform: self.shown_platform(index),
             stage: if self.plan.stages.len() == 1 {
                 String::new()
@@ -236,42 +236,7 @@ impl Lowering<'_> {
                     ..base.clone()
                 }
             }
-            base => {
-                let (vertex, config) = match base {
-                    Base::Image(key) => {
-                        let span = self.plan.dockerfile.stages[index].from.span;
-                        let name = self.image(key, span)?.name.clone();
-                        let name = prefix.next(&format!("FROM {name}"), false);
-                        let vertex = self.image_vertex(key, name, span)?;
-                        let mut config = self.image(key, span)?.config.clone();
-                        config.created = None;
-                        (vertex, config)
-                    }
-                    Base::Folder(number) => {
-                        let shown = self.shown_from(index);
-                        let name = prefix.next(&shown, false);
-                        let vertex = self.folder_vertex(index, *number, name);
-                        (Some(vertex), ImageConfig::empty(&planned.platform))
-                    }
-                    _ => (None, ImageConfig::empty(&planned.platform)),
-                };
-                StageState {
-                    vertex,
-                    config,
-                    environment: Environment::default(),
-                    declared: Vec::new(),
-                    sets_cmd: false,
-                    prefix,
-                    created: self
-                        .plan
-                        .options
-                        .source_date_epoch
-                        .map(Timestamp::from_seconds),
-                    fresh: self.plan.is_fresh(index),
-                    escape: self.plan.dockerfile.escape,
-                    trigger: None,
-                }
-            }
+            _ => self.start_anew(index, prefix)?,
         };
         if from_folder {
             state.push_history(format!("{} # buildkit", self.shown_from(index)), false);
@@ -282,6 +247,46 @@ impl Lowering<'_> {
             state.environment = Environment::from_config(&state.config.config.env);
         }
         Ok(state)
+    }
+
+    /// The state of a stage that stands on no other.
+    fn start_anew(
+        &mut self,
+        index: usize,
+        mut prefix: StepPrefix,
+    ) -> Result<StageState, Diagnostic> {
+        let plan = self.plan;
+        let planned = &plan.stages[index];
+        let (vertex, config) = match &planned.base {
+            Base::Image(key) => {
+                let span = plan.dockerfile.stages[index].from.span;
+                let name = self.image(key, span)?.name.clone();
+                let name = prefix.next(&format!("FROM {name}"), false);
+                let vertex = self.image_vertex(key, name, span)?;
+                let mut config = self.image(key, span)?.config.clone();
+                config.created = None;
+                (vertex, config)
+            }
+            Base::Folder(number) => {
+                let name = prefix.next(&self.shown_from(index), false);
+                let vertex = self.folder_vertex(index, *number, name);
+                (Some(vertex), ImageConfig::empty(&planned.platform))
+            }
+            _ => (None, ImageConfig::empty(&planned.platform)),
+        };
+        let time = plan.options.source_date_epoch;
+        Ok(StageState {
+            vertex,
+            config,
+            environment: Environment::default(),
+            declared: Vec::new(),
+            sets_cmd: false,
+            prefix,
+            created: time.map(Timestamp::from_seconds),
+            fresh: plan.is_fresh(index),
+            escape: plan.dockerfile.escape,
+            trigger: None,
+        })
     }
 
     /// A FROM as it is shown where a folder stands for what it names.

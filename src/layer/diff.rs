@@ -287,16 +287,38 @@ impl Scan<'_, '_> {
             true => !known,
             false => parent.names.is_some(),
         };
+        let was_there = state != FileState::New;
+        let (entry, is_opaque) = self.read_entry(visited, kind, found, group, was_there)?;
+        if entry.is_directory() {
+            self.push_directory(entry, found, is_opaque || hides_below);
+            return Ok(Descend::Enter);
+        }
+        let changed = match found {
+            Some(found) => !self.is_same(&entry, found, visited)?,
+            None => true,
+        };
+        self.push_file(entry, changed, stat);
+        Ok(Descend::Skip)
+    }
+
+    /// The entry of what is in the tree, and whether it is marked as opaque. What lacks the note of
+    /// its owner gets it.
+    fn read_entry(
+        &self,
+        visited: &Visited<'_>,
+        kind: EntryKind,
+        found: Option<Found<'_>>,
+        group: Option<u32>,
+        was_there: bool,
+    ) -> Result<(Entry, bool), DiffError> {
         let mut xattrs = Target::In(visited.directory, visited.name)
             .list(is_of_interest)
             .map_err(|error| {
                 FsError::new("read the extended attributes of", visited.path, error)
             })?;
         let marks = self.take_overlay_xattrs(visited.path, &mut xattrs)?;
-        let opaque = marks.opaque || hides_below;
-        let copied_up = marks.copied_up || state != FileState::New;
         let over = xattrs.remove(OVERRIDE_STAT);
-        let mut entry = entry_of(visited.path.to_vec(), stat, kind, xattrs);
+        let mut entry = entry_of(visited.path.to_vec(), visited.stat, kind, xattrs);
         if kind == EntryKind::Symlink {
             entry.link = rustix::fs::readlinkat(visited.directory, visited.name, Vec::new())
                 .map_err(|error| FsError::new("read the link", visited.path, error))?
@@ -308,23 +330,14 @@ impl Scan<'_, '_> {
                 Some(over) => override_stat::apply(&over, &mut entry),
                 None => Unnoted {
                     found,
-                    copied_up,
+                    copied_up: marks.copied_up || was_there,
                     group,
                     is_forged,
                 }
                 .give_owner(self.owners, &mut entry, visited)?,
             }
         }
-        if entry.is_directory() {
-            self.push_directory(entry, found, opaque);
-            return Ok(Descend::Enter);
-        }
-        let changed = match found {
-            Some(found) => !self.is_same(&entry, found, visited)?,
-            None => true,
-        };
-        self.push_file(entry, changed, stat);
-        Ok(Descend::Skip)
+        Ok((entry, marks.opaque))
     }
 
     fn push_file(&mut self, entry: Entry, changed: bool, stat: &Stat) {
