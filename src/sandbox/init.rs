@@ -242,14 +242,18 @@ fn start_step(
     let (near, far) = Channel::pair().map_err(failed)?;
     let pid = start(Guard::Supervised(&plan, &far))?;
     drop(far);
-    // From here on this process has threads: it forks no more.
-    if let Ok(Some(received)) = near.receive::<()>()
-        && let Some(listener) = received.descriptors.into_iter().next()
-    {
+    if let Some(listener) = listener(&near) {
         supervisor::start(listener, plan)?;
     }
-    // Else the step's process ended before; it has said why.
     Ok(Started { pid, events })
+}
+
+/// Where the calls arrive that a step's filter leaves to a supervisor: what its process sends before
+/// its program runs. After a supervisor was started, this process has threads: it forks no more.
+/// `None` if nothing was sent: the step's process has ended, and said why, or goes without.
+fn listener(near: &Channel) -> Option<OwnedFd> {
+    let received = near.receive::<()>().ok()??;
+    received.descriptors.into_iter().next()
 }
 
 /// Forks a step's process whose root directory is to be `root`.
@@ -273,10 +277,7 @@ pub(super) fn start_confined_step(
         },
         syscall::Fork::Parent(pid) => {
             drop(far);
-            // From here on this process has threads: it forks no more.
-            if let Ok(Some(received)) = near.receive::<()>()
-                && let Some(listener) = received.descriptors.into_iter().next()
-            {
+            if let Some(listener) = listener(&near) {
                 kernel_files::start(listener, kernel_files::missing_devices(root))
                     .map_err(|errno| failed("can't supervise the step", errno))?;
             }

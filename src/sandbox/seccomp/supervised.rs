@@ -247,28 +247,23 @@ fn file_call(name: &str, column: usize) -> Option<FileCall> {
 
 /// Every call that may name a file to show, by architecture (`AUDIT_ARCH_…`) and number.
 pub(in crate::sandbox) fn file_calls() -> HashMap<(u32, u32), FileCall> {
-    let mut calls = HashMap::new();
-    for architecture in &ARCHITECTURES {
-        for &column in architecture.columns {
-            let known = ALLOWED
-                .iter()
-                .filter(|(_, numbers)| numbers[column] != N)
-                .filter_map(|(name, numbers)| Some((numbers[column], file_call(name, column)?)));
-            calls.extend(known.map(|(number, call)| ((architecture.audit, number), call)));
-        }
-    }
-    calls
+    by_number(file_call)
 }
 
 /// Every supervised call by architecture (`AUDIT_ARCH_…`) and number.
 pub(in crate::sandbox) fn calls() -> HashMap<(u32, u32), Call> {
+    by_number(call)
+}
+
+/// What `of` makes of the calls' names, for programs of every column.
+fn by_number<T>(of: fn(&str, usize) -> Option<T>) -> HashMap<(u32, u32), T> {
     let mut calls = HashMap::new();
     for architecture in &ARCHITECTURES {
         for &column in architecture.columns {
             let known = ALLOWED
                 .iter()
                 .filter(|(_, numbers)| numbers[column] != N)
-                .filter_map(|(name, numbers)| Some((numbers[column], call(name, column)?)));
+                .filter_map(|(name, numbers)| Some((numbers[column], of(name, column)?)));
             calls.extend(known.map(|(number, call)| ((architecture.audit, number), call)));
         }
     }

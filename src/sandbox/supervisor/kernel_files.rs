@@ -15,9 +15,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use super::int;
 use super::stat::Shown;
 use super::target::{Memory, Numbers};
+use super::{Answering, int, serve_in_thread};
 use crate::sandbox::seccomp::supervised::{self, FileCall, Naming, StatLayout};
 use crate::sandbox::standard_mounts::DEVICES;
 use crate::sandbox::syscall::notification::{self, Answer, Listener, Question};
@@ -35,23 +35,13 @@ pub(in crate::sandbox) fn start(
 ) -> Result<(), Errno> {
     rustix::process::chdir("/proc")?;
     let init = rustix::process::getpid().as_raw_nonzero().get();
-    let serve = move || {
-        let listener = Listener::from(listener);
-        listener.wake_directly();
-        let mut server = Server {
-            listener,
-            calls: supervised::file_calls(),
-            persona: (0, 0),
-            init,
-            devices,
-        };
-        server.serve();
-    };
-    std::thread::Builder::new()
-        .name("supervisor".to_owned())
-        .spawn(serve)
-        .map(drop)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
+    serve_in_thread(move || Server {
+        listener: Listener::from(listener),
+        calls: supervised::file_calls(),
+        persona: (0, 0),
+        init,
+        devices,
+    })
 }
 
 /// Devices that a step's `/dev` lacks.
@@ -95,63 +85,38 @@ struct Server {
     devices: Vec<&'static str>,
 }
 
-impl Server {
-    fn serve(&mut self) {
-        loop {
-            match self.listener.receive() {
-                Ok(question) => match self.answer(&question) {
-                    Ok(Some((descriptor, close_on_exec))) => {
-                        self.listener
-                            .hand_over(&question, &descriptor, close_on_exec);
-                    }
-                    Ok(None) => {}
-                    Err(errno) => self.listener.answer(&question, Answer::Error(errno)),
-                },
-                // The asking process was killed, or a signal came.
-                Err(Errno::NOENT | Errno::INTR) => {}
-                Err(_) => return,
-            }
-        }
+impl Answering for Server {
+    fn listener(&self) -> &Listener {
+        &self.listener
     }
 
-    /// Answers by itself, or gives a descriptor that is the answer.
-    fn answer(&mut self, question: &Question) -> Result<Option<(OwnedFd, bool)>, Errno> {
-        let go_on = |server: &Self| {
-            server.listener.answer(question, Answer::Continue);
-            Ok(None)
-        };
+    fn answer(&mut self, question: &Question) -> Result<Answer, Errno> {
         let key = (question.architecture, question.number);
         let Some(&call) = self.calls.get(&key) else {
-            return go_on(self);
+            return Ok(Answer::Continue);
         };
         let argument = usize::from(call.naming() == Naming::At);
         let Ok(path) = self.text(question, question.arguments[argument]) else {
-            return go_on(self);
+            return Ok(Answer::Continue);
         };
         // Nearly every path.
         if ![&b"/proc"[..], b"/sys", b"/dev"]
             .iter()
             .any(|start| path.starts_with(start))
         {
-            return go_on(self);
+            return Ok(Answer::Continue);
         }
         let asker = asker(question.thread)?;
         let Some(place) = self.place(&path, &asker)? else {
-            return go_on(self);
+            return Ok(Answer::Continue);
         };
         self.become_user((asker.user, asker.group))?;
         let arguments = &question.arguments[argument + 1..];
-        let done = self.carry_out(question, call, arguments, &path, &place, &asker);
-        match done {
-            Ok(Done::Descriptor(descriptor, close)) => Ok(Some((descriptor, close))),
-            Ok(Done::Value(value)) => {
-                self.listener.answer(question, Answer::Value(value));
-                Ok(None)
-            }
-            Err(errno) => Err(errno),
-        }
+        self.carry_out(question, call, arguments, &path, &place, &asker)
     }
+}
 
+impl Server {
     fn carry_out(
         &self,
         question: &Question,
@@ -160,28 +125,30 @@ impl Server {
         path: &[u8],
         place: &Place,
         asker: &Asker,
-    ) -> Result<Done, Errno> {
+    ) -> Result<Answer, Errno> {
         let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
         let memory = Memory::of(question, &self.listener, Numbers::Same)?;
         match call {
             FileCall::Open { .. } => {
                 let flags = OFlags::from_bits_retain(int(argument(0)).cast_unsigned());
-                let opened = open(place, flags)?;
-                Ok(Done::Descriptor(opened, flags.contains(OFlags::CLOEXEC)))
+                Ok(Answer::Descriptor {
+                    descriptor: open(place, flags)?,
+                    close_on_exec: flags.contains(OFlags::CLOEXEC),
+                })
             }
             FileCall::ReadLink { .. } => {
                 let target = read_link(place, path, asker)?;
                 let length = usize::try_from(argument(1)).unwrap_or(usize::MAX);
                 let shown = &target[..target.len().min(length)];
                 memory.write(argument(0), shown)?;
-                Ok(Done::Value(shown.len() as i64))
+                Ok(Answer::Value(shown.len() as i64))
             }
             FileCall::Access { .. } => {
                 let writes = argument(0) & libc::W_OK as u64 != 0;
                 open(place, OFlags::PATH)?;
                 match writes && !matches!(place, Place::Process(..) | Place::Device(_)) {
                     true => Err(Errno::ROFS),
-                    false => Ok(Done::Value(0)),
+                    false => Ok(Answer::Value(0)),
                 }
             }
             FileCall::Stat { naming, layout } => {
@@ -192,12 +159,12 @@ impl Server {
                     StatLayout::X86 => shown.x86(),
                 };
                 memory.write(argument(0), &bytes)?;
-                Ok(Done::Value(0))
+                Ok(Answer::Value(0))
             }
             FileCall::Statx => {
                 let shown = look(place, Naming::At, argument(0))?;
                 memory.write(argument(2), shown.statx())?;
-                Ok(Done::Value(0))
+                Ok(Answer::Value(0))
             }
         }
     }
@@ -284,14 +251,6 @@ impl Server {
         }
         false
     }
-}
-
-/// What a question was answered with.
-enum Done {
-    /// A descriptor, and whether programs that are started don't get it.
-    Descriptor(OwnedFd, bool),
-    /// What the call returns.
-    Value(i64),
 }
 
 /// The components of an absolute path, taken as written.

@@ -135,24 +135,19 @@ fn check() -> Result<(), SetupFailure> {
         .map(drop)
 }
 
+/// Who answers a step's questions.
+trait Answering {
+    fn listener(&self) -> &Listener;
+
+    fn answer(&mut self, question: &Question) -> Result<Answer, Errno>;
+}
+
 /// Starts the supervisor as a thread of this process, whose working directory becomes `/proc`.
 pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), SetupFailure> {
     let failed =
         |message: &'static str| move |errno| SetupFailure::new(Stage::Seccomp, message, errno);
     rustix::process::chdir("/proc").map_err(failed("can't supervise the step from `/proc`"))?;
-    let serve = move || serve(Listener::from(listener), plan);
-    std::thread::Builder::new()
-        .name("supervisor".to_owned())
-        .spawn(serve)
-        .map(drop)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
-        .map_err(failed("can't start the step's supervisor"))
-}
-
-/// Answers until nobody is left to ask.
-fn serve(listener: Listener, plan: Plan) {
-    listener.wake_directly();
-    let mut supervisor = Supervisor {
+    serve_in_thread(move || Supervisor {
         calls: supervised::calls(),
         numbers: Numbers::find(),
         owners: Owners::new(
@@ -163,13 +158,27 @@ fn serve(listener: Listener, plan: Plan) {
             plan.changes,
             plan.groups,
         ),
-        listener,
-    };
+        listener: Listener::from(listener),
+    })
+    .map_err(failed("can't start the step's supervisor"))
+}
+
+/// Answers in a thread of this process, until nobody is left to ask.
+fn serve_in_thread<A: Answering>(make: impl FnOnce() -> A + Send + 'static) -> Result<(), Errno> {
+    std::thread::Builder::new()
+        .name("supervisor".to_owned())
+        .spawn(move || serve(make()))
+        .map(drop)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
+}
+
+fn serve(mut supervisor: impl Answering) {
+    supervisor.listener().wake_directly();
     loop {
-        match supervisor.listener.receive() {
+        match supervisor.listener().receive() {
             Ok(question) => {
                 let answer = supervisor.answer(&question).unwrap_or_else(Answer::Error);
-                supervisor.listener.answer(&question, answer);
+                supervisor.listener().answer(&question, answer);
             }
             // The asking process was killed, or a signal came.
             Err(Errno::NOENT | Errno::INTR) => {}
@@ -200,7 +209,11 @@ fn id(argument: u64, narrow: bool) -> Option<u32> {
     }
 }
 
-impl Supervisor {
+impl Answering for Supervisor {
+    fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
     fn answer(&mut self, question: &Question) -> Result<Answer, Errno> {
         let Some(&call) = self.calls.get(&(question.architecture, question.number)) else {
             return Ok(Answer::Continue);
@@ -292,7 +305,9 @@ impl Supervisor {
             }
         }
     }
+}
 
+impl Supervisor {
     /// getgroups: the groups that the step began with.
     fn groups(
         &self,

@@ -34,10 +34,15 @@ pub(in crate::sandbox) struct Question {
 }
 
 /// What an asking process is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::sandbox) enum Answer {
     /// The call returned this.
     Value(i64),
+    /// The call returned a copy of this descriptor. Before Linux 5.14 it fails with `ENOENT`.
+    Descriptor {
+        descriptor: OwnedFd,
+        close_on_exec: bool,
+    },
     /// The call failed.
     Error(Errno),
     /// The kernel is to carry the call out after all. Never a decision about rights: the process
@@ -170,6 +175,10 @@ impl Listener {
     /// Answers a question. Whoever asked may be gone.
     pub(in crate::sandbox) fn answer(&self, question: &Question, answer: Answer) {
         let (value, error, flags) = match answer {
+            Answer::Descriptor {
+                descriptor,
+                close_on_exec,
+            } => return self.hand_over(question, &descriptor, close_on_exec),
             Answer::Value(value) => (value, 0, 0),
             Answer::Error(errno) => (0, -errno.raw_os_error(), 0),
             Answer::Continue => (0, 0, USER_NOTIF_FLAG_CONTINUE),
@@ -184,14 +193,7 @@ impl Listener {
         unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_SEND as _, &raw const raw) };
     }
 
-    /// Answers a question with a copy of a descriptor, which the call returns. Before Linux 5.14 the
-    /// call fails with `ENOENT`. Whoever asked may be gone.
-    pub(in crate::sandbox) fn hand_over(
-        &self,
-        question: &Question,
-        descriptor: &OwnedFd,
-        close_on_exec: bool,
-    ) {
+    fn hand_over(&self, question: &Question, descriptor: &OwnedFd, close_on_exec: bool) {
         let raw = RawDescriptor {
             id: question.id,
             flags: ADDFD_FLAG_SEND,
