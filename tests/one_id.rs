@@ -51,10 +51,11 @@ fn an_owner_stays_with_its_file_under_each_of_its_names() {
          && stat -c '%n %u:%g' b e/ e/. other x z s && stat -L -c %u:%g s
         RUN mv b c && mv e f && ln z y && stat -c '%n %u:%g' c f x y /etc/shadow
         RUN <<'EOF' perl -
-        syscall(316, -100, 'p', -100, 'q', 2) == 0 or die \"renameat2: $!\";
-        my $file = syscall(257, -100, '.', 020200002, 0600);
+        my ($p, $q, $here, $none, $made) = ('p', 'q', '.', '', 'made');
+        syscall(316, -100, $p, -100, $q, 2) == 0 or die \"renameat2: $!\";
+        my $file = syscall(257, -100, $here, 020200002, 0600);
         syscall(93, $file, 9, 10) == 0 or die \"fchown: $!\";
-        syscall(265, $file, '', -100, 'made', 0x1000) == 0 or die \"linkat: $!\";
+        syscall(265, $file, $none, -100, $made, 0x1000) == 0 or die \"linkat: $!\";
         for (qw(p q made)) { my @file = lstat; print \"$_ $file[4]:$file[5]\\n\"; }
         EOF
         RUN --mount=type=cache,target=/cache touch /cache/file && chown 3:4 /cache/file
