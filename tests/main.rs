@@ -13,6 +13,7 @@ mod support;
 mod add_url;
 mod base_images;
 mod cache;
+mod cgroups;
 mod chroot;
 mod commands;
 mod compatibility;

@@ -5,12 +5,15 @@
 //! processes gives its controllers to none below it. So without a parent the step's group lies
 //! beside one of those that rbuild itself lies in, the nearest that this user may write to and that
 //! has the controllers: on most machines what systemd has delegated to the user.
+//!
+//! A group belongs to the process that holds its lock. What a killed one leaves behind, the next one
+//! that makes a group at the same place removes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::cgroup_limits::CgroupLimits;
@@ -48,6 +51,18 @@ pub enum CgroupError {
         /// The group.
         path: PathBuf,
     },
+    /// The group has processes, and so none below it may have limits.
+    #[error("the cgroup `{}` has processes of its own, so none below it can be limited: move them into a group below it, or name another by `--cgroup-parent`", path.display())]
+    Occupied {
+        /// The group.
+        path: PathBuf,
+    },
+    /// Groups below it are for threads alone.
+    #[error("the cgroup `{}` divides the threads of processes, and none below it takes whole ones: name another by `--cgroup-parent`", path.display())]
+    Threaded {
+        /// The group.
+        path: PathBuf,
+    },
     /// A value that the kernel doesn't take.
     #[error("the kernel refuses `{value}` for `{}`", path.display())]
     Value {
@@ -77,6 +92,8 @@ pub struct StepCgroup {
     parent: OwnedFd,
     name: String,
     processes: OwnedFd,
+    /// Holds the lock that says whose it is.
+    _group: OwnedFd,
 }
 
 impl StepCgroup {
@@ -148,13 +165,14 @@ impl StepCgroup {
                 .map_err(|errno| refused("open", &path, errno))?;
         }
         hand_on(&directory, &path, &controllers)?;
-        let name = own_name(&directory, &path)?;
-        path.push(&name);
-        match set_up(&directory, &name, &path, limits) {
+        remove_left_behind(&directory);
+        let (name, group) = own_group(&directory, &path)?;
+        match set_up(&group, &name, &path, limits) {
             Ok(processes) => Ok(Self {
                 parent: directory,
                 name,
                 processes,
+                _group: group,
             }),
             Err(error) => {
                 let _ = rustix::fs::unlinkat(&directory, name.as_str(), AtFlags::REMOVEDIR);
@@ -186,15 +204,20 @@ pub(super) fn enter(processes: &OwnedFd) -> Result<(), Errno> {
 
 /// Sets a new group's limits and opens the file by which it is entered.
 fn set_up(
-    parent: &OwnedFd,
+    group: &OwnedFd,
     name: &str,
-    path: &Path,
+    parent: &Path,
     limits: &CgroupLimits,
 ) -> Result<OwnedFd, CgroupError> {
-    let group =
-        open(parent.as_fd(), Path::new(name)).map_err(|errno| refused("open", path, errno))?;
+    let path = &parent.join(name);
+    let kind = read(group, "cgroup.type").map_err(|errno| refused("read the type of", path, errno));
+    if kind?.trim() != "domain" {
+        return Err(CgroupError::Threaded {
+            path: parent.to_owned(),
+        });
+    }
     for setting in limits.settings() {
-        match write(&group, setting.file, setting.value.as_bytes()) {
+        match write(group, setting.file, setting.value.as_bytes()) {
             // A kernel may count no swap.
             Err(Errno::NOENT) if !setting.is_asked_for => {}
             other => other.map_err(|errno| CgroupError::Value {
@@ -205,7 +228,7 @@ fn set_up(
         }
     }
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    rustix::fs::openat(&group, "cgroup.procs", flags, Mode::empty())
+    rustix::fs::openat(group, "cgroup.procs", flags, Mode::empty())
         .map_err(|errno| refused("put processes into", path, errno))
 }
 
@@ -229,20 +252,33 @@ fn hand_on(group: &OwnedFd, path: &Path, controllers: &[&'static str]) -> Result
                 path: path.to_owned(),
             });
         }
-        write(
-            group,
-            "cgroup.subtree_control",
-            format!("+{controller}").as_bytes(),
-        )
-        .map_err(|errno| refused("hand controllers on from", path, errno))?;
+        let occupied = || CgroupError::Occupied {
+            path: path.to_owned(),
+        };
+        // For some controllers the kernel would make of it a group that divides threads.
+        if is_occupied(group) {
+            return Err(occupied());
+        }
+        let line = format!("+{controller}");
+        write(group, "cgroup.subtree_control", line.as_bytes()).map_err(|errno| match errno {
+            Errno::BUSY => occupied(),
+            errno => refused("hand controllers on from", path, errno),
+        })?;
     }
     Ok(())
+}
+
+/// Whether a group has processes and may not have both them and limited groups below it: the
+/// topmost one, which has no type, may.
+fn is_occupied(group: &OwnedFd) -> bool {
+    let has_type = rustix::fs::accessat(group, "cgroup.type", Access::EXISTS, AtFlags::empty());
+    has_type.is_ok() && read(group, "cgroup.procs").is_ok_and(|list| !list.is_empty())
 }
 
 fn read(group: &OwnedFd, file: &str) -> Result<String, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(group, file, flags, Mode::empty())?;
-    // A line of a dozen names at most.
+    // A line of a dozen names, or the first of a list.
     let mut content = [0; 4096];
     let length = rustix::io::read(&file, &mut content)?;
     Ok(String::from_utf8_lossy(&content[..length]).into_owned())
@@ -254,20 +290,63 @@ fn write(group: &OwnedFd, file: &str, content: &[u8]) -> Result<(), Errno> {
     rustix::io::write(&file, content).map(drop)
 }
 
-/// A new group of a name that nobody else has.
-fn own_name(parent: &OwnedFd, path: &Path) -> Result<String, CgroupError> {
+/// A new group of a name that nobody else has, and locked.
+fn own_group(parent: &OwnedFd, path: &Path) -> Result<(String, OwnedFd), CgroupError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let process = std::process::id();
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("rbuild-{process}-{number}");
+        let name = format!("{PREFIX}{process}-{number}");
         match rustix::fs::mkdirat(parent, name.as_str(), Mode::from(0o755)) {
-            Ok(()) => return Ok(name),
+            // Until it was locked, another process could take it for one that is left behind.
+            Ok(()) => match lock(parent, &name) {
+                Ok(group) if is_there(parent, &name, &group) => return Ok((name, group)),
+                Ok(_) | Err(Errno::NOENT | Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(refused("lock", &path.join(name), errno)),
+            },
             // Of an rbuild in another process id namespace, or one that was killed.
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(refused("make", &path.join(name), errno)),
         }
     }
+}
+
+const PREFIX: &str = "rbuild-";
+
+fn lock(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let group = open(parent.as_fd(), Path::new(name))?;
+    rustix::fs::flock(&group, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(group)
+}
+
+fn is_there(parent: &OwnedFd, name: &str, group: &OwnedFd) -> bool {
+    let named = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    let opened = rustix::fs::fstat(group);
+    matches!((named, opened), (Ok(named), Ok(opened)) if named.st_ino == opened.st_ino)
+}
+
+/// Removes the groups of processes that were killed. What can't be removed hurts nobody.
+fn remove_left_behind(parent: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(parent) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_own(name)) else {
+            continue;
+        };
+        if let Ok(_locked) = lock(parent, name) {
+            let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Whether a name is of the kind that groups of steps have.
+fn is_own(name: &str) -> bool {
+    let numbers = name
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
 }
 
 fn make(parent: impl AsFd, name: &str) -> Result<(), Errno> {
@@ -313,6 +392,21 @@ fn components(parent: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_groups_of_steps_are_taken_for_some() {
+        for (name, expected) in [
+            ("rbuild-12-0", true),
+            ("rbuild-12", false),
+            ("rbuild-12-", false),
+            ("rbuild--1", false),
+            ("rbuild-12-0-1", false),
+            ("rbuild-ci-1", false),
+            ("my-rbuild-12-0", false),
+        ] {
+            assert_eq!(is_own(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn a_parent_is_a_path_or_a_slice() {

@@ -292,27 +292,44 @@ fn add_sys(root: &Root, security: Security) -> Result<(), SetupFailure> {
         // sysfs shows a network namespace; one that another user namespace owns can't be mounted.
         Err(MountError {
             errno: Errno::PERM, ..
-        }) => host_tree("/sys")
-            .and_then(|sys| mount::attach_with(sys.as_fd(), target.as_fd(), attributes, true)),
+        }) => host_tree("/sys").and_then(|sys| {
+            mount::attach_with(sys.as_fd(), target.as_fd(), attributes, true)?;
+            let sys = Root::new(sys);
+            match open_if_there(&sys, b"fs/cgroup")? {
+                Some(target) => own_cgroup(&target, attributes).map(drop),
+                None => Ok(()),
+            }
+        }),
         Err(error) => Err(error.errno),
     }
     .map_err(failed)
 }
 
 fn add_cgroup(sys: &Root, attributes: MountAttrFlags) -> Result<(), Errno> {
-    const PATH: &str = "/sys/fs/cgroup";
-    let kind = match mount::filesystem_type(PATH) {
-        Err(Errno::NOENT) => return Ok(()),
-        other => other?,
-    };
+    if matches!(mount::filesystem_type(CGROUP), Err(Errno::NOENT)) {
+        return Ok(());
+    }
     let Some(target) = open_if_there(sys, b"fs/cgroup")? else {
         return Ok(());
     };
-    if kind == CGROUP2_MAGIC {
-        // The sandbox's cgroup namespace makes its own group the root of this.
-        if let Ok(mount) = mount::new_filesystem("cgroup2", &[], attributes) {
-            return mount::attach(mount.as_fd(), target.as_fd());
-        }
+    match own_cgroup(&target, attributes)? {
+        true => Ok(()),
+        false => mount::attach_with(host_tree(CGROUP)?.as_fd(), target.as_fd(), attributes, true),
     }
-    mount::attach_with(host_tree(PATH)?.as_fd(), target.as_fd(), attributes, true)
+}
+
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Mounts the tree of control groups as the sandbox's cgroup namespace shows it, with its own group
+/// as the root: where programs look for their limits. Whether that could be done.
+fn own_cgroup(target: &OwnedFd, attributes: MountAttrFlags) -> Result<bool, Errno> {
+    match mount::filesystem_type(CGROUP) {
+        Ok(CGROUP2_MAGIC) => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    match mount::new_filesystem("cgroup2", &[], attributes) {
+        Ok(mount) => mount::attach(mount.as_fd(), target.as_fd()).map(|()| true),
+        Err(_) => Ok(false),
+    }
 }
