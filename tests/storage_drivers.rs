@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use crate::support::{Finished, Image, Need, Project, Rbuild, each_user, needs, run_with_timeout};
+use crate::support::{
+    Finished, Image, Need, Project, Rbuild, User, each_rung, each_user, needs, run_with_timeout,
+    skip,
+};
 
 /// Every way of changing a file system, on top of layers that an image and COPY have made.
 const CHANGES: &str = r#"
@@ -113,5 +116,52 @@ fn a_copied_folder_gives_the_layers_that_overlay_gives() {
         );
         let copy = built(&Rbuild::new(user), &project, &["--storage-driver", "copy"]);
         assert_same_layers(&overlay, &copy);
+    });
+}
+
+/// The same as tmpfs before Linux 6.6: overlay takes it, and can't replace a folder there; no file can
+/// say whose it is.
+#[test]
+fn a_store_without_attributes_serves_or_is_named() {
+    if !needs(&[Need::BaseImages, Need::Root, Need::Program("unshare")]) {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN mkdir -p /folder/below && touch /folder/old /file && chown 5:6 /folder/old /file
+        RUN rm -r /folder && mkdir /folder && touch /folder/new && ls /folder; stat -c %u:%g /file
+        ",
+    );
+    each_rung(|rung| {
+        let rbuild = rung.rbuild();
+        let store = rbuild.store();
+        let owner = match rung.user {
+            User::Caller => 0,
+            User::Other { uid, .. } => uid,
+        };
+        let script = format!(
+            "mount -t ramfs none {0} && chown {owner} {0} || exit 99\nexec \"$@\"",
+            store.display()
+        );
+        let build = rbuild.build(&project).command();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", &script, "sh"]);
+        command.arg(build.get_program()).args(build.get_args());
+        let variables = build.get_envs();
+        command.env_clear();
+        command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(build.get_current_dir().unwrap());
+        let finished = run_with_timeout(command, None);
+        if finished.status.code() == Some(99) {
+            return skip("no ramfs can be mounted");
+        }
+        match rung.is_supervised() {
+            false => assert_eq!(finished.ok().output(), ["new", "5:6"], "{rung:?}"),
+            true => drop(finished.fails().says(&[
+                "the store's file system has no user attributes (tmpfs has none before Linux 6.6): \
+                 use a folder elsewhere (`--root`)",
+            ])),
+        }
     });
 }

@@ -8,6 +8,11 @@
 /// The attribute's name.
 pub const NAME: &str = "user.containers.override_stat";
 
+/// What to say where a file system can't hold it.
+pub const NO_ATTRIBUTES: &str = "the store's file system has no user attributes (tmpfs has none \
+    before Linux 6.6): use a folder elsewhere (`--root`), or give the user a range of ids in \
+    `/etc/subuid` and `/etc/subgid`";
+
 /// The longest value that is read: two ids, a mode and a device.
 pub const MAX_LENGTH: usize = 128;
 

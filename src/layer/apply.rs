@@ -29,6 +29,7 @@ use super::tar_reader::{LayerMember, TarReadError, TarReader};
 use super::view::View;
 use super::xattr::Target;
 use crate::fs::descent::{Descent, Missing};
+use crate::fs::override_stat::NO_ATTRIBUTES;
 use crate::fs::remove::remove_all;
 
 mod place;
@@ -53,6 +54,12 @@ pub enum ExtractError {
         uid: u32,
         /// Its group in the image.
         gid: u32,
+    },
+    /// The file system can't note an owner that this user can't give.
+    #[error("can't note the owner of `{path}` in the layer's tree: {NO_ATTRIBUTES}")]
+    NoAttributes {
+        /// The entry.
+        path: String,
     },
     /// The file system says no.
     #[error("can't {operation} `{path}` in the layer's tree")]

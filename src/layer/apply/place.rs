@@ -231,7 +231,9 @@ impl Owner {
                 let set = target.set(OVERRIDE_STAT, value).map_err(failed)?;
                 // Links and special files can't carry the attribute; the index knows their owner.
                 if !set && (entry.is_file() || entry.is_directory()) {
-                    return Err(failed(Errno::NOTSUP.into()));
+                    return Err(ExtractError::NoAttributes {
+                        path: display_path(&entry.path),
+                    });
                 }
                 Ok(false)
             }

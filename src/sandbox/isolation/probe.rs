@@ -215,6 +215,7 @@ fn try_upper(folder: &Path, tmpfs: &OwnedFd, trusted_xattrs: bool) -> Result<(),
         let upper = mount::make_directory(here.as_fd(), "upper")?;
         let work = mount::make_directory(here.as_fd(), "work")?;
         let lower = mount::make_directory(tmpfs.as_fd(), "lower")?;
+        mount::make_directory(lower.as_fd(), "folder")?;
         let lower = mount::descriptor_path(lower.as_fd());
         let overlay = Overlay {
             lower: vec![Path::new(&lower)],
@@ -228,9 +229,10 @@ fn try_upper(folder: &Path, tmpfs: &OwnedFd, trusted_xattrs: bool) -> Result<(),
         let mounted = overlay
             .mount(workshop.as_fd())
             .map_err(|error| error.error.errno)?;
-        // A file system may take the mount and not the marks.
-        rustix::fs::mkdirat(&mounted, "folder", Mode::from(0o755))?;
-        rustix::fs::unlinkat(&mounted, "folder", AtFlags::REMOVEDIR)
+        // A file system may take the mount and not the marks: of what is gone, and of a folder that
+        // shows nothing from below (which tmpfs can't have in a user namespace before Linux 6.6).
+        rustix::fs::unlinkat(&mounted, "folder", AtFlags::REMOVEDIR)?;
+        rustix::fs::mkdirat(&mounted, "folder", Mode::from(0o755))
     })();
     // Best effort: what can't be removed is empty folders.
     let _ = crate::fs::remove::remove_folder(&place);

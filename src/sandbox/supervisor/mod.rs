@@ -24,8 +24,10 @@ mod target;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
+
+use crate::fs::override_stat::NO_ATTRIBUTES;
 
 use super::id_map::IdMaps;
 use super::seccomp::supervised::{self, Call, Naming, StatLayout, Supervision};
@@ -84,6 +86,7 @@ impl Plan {
             return Ok(None);
         }
         check()?;
+        check_attributes(&changes)?;
         let maps = IdMaps::current().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             SetupFailure::new(Stage::User, "can't read this process's id maps", errno)
@@ -134,6 +137,24 @@ fn check() -> Result<(), SetupFailure> {
         ))
         .map(drop)
 }
+
+/// Tries whether the files of a step can carry their owners: what only the supervisor remembered
+/// would be lost with the step.
+fn check_attributes(changes: &OwnedFd) -> Result<(), SetupFailure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(changes, c".", flags, Mode::empty())
+        .and_then(|folder| {
+            rustix::fs::fsetxattr(&folder, TRIED, b"", XattrFlags::empty())?;
+            rustix::fs::fremovexattr(&folder, TRIED)
+        })
+        .map_err(|errno| {
+            let message = format!("can't keep the owners of files: {NO_ATTRIBUTES}");
+            SetupFailure::new(Stage::Seccomp, message, errno)
+        })
+}
+
+/// An attribute that means nothing.
+const TRIED: &str = "user.rbuild.tried";
 
 /// Who answers a step's questions.
 trait Answering {

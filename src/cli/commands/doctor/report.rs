@@ -15,7 +15,7 @@ use crate::snapshot::StorageDriver;
 
 /// What makes steps start sooner where overlay can't write to the store's folder.
 const UPPER_FIX: &str = "set RBUILD_ROOT to a folder on another file system, such as a volume of \
-    the container: ext4, xfs, btrfs or tmpfs";
+    the container: ext4, xfs, btrfs or, from Linux 6.6 on, tmpfs";
 
 /// The report for people.
 pub(super) fn text(facts: &Facts, style: Style) -> String {
