@@ -223,17 +223,38 @@ fn stack(own: u32, lent: &[(u32, u32)]) -> Vec<IdRange> {
     ranges
 }
 
-/// The ranges lent to a user, from the file or, where the file names none (a directory service
-/// may), from the program `getsubids`.
+/// The ranges lent to a user: from the file or, where the file names none, from the program
+/// `getsubids`, which asks a directory service too. Where the machine is set up to ask that, it
+/// comes first: the programs that give the map believe nothing else then.
 fn lent_ranges(kind: Kind, uid: u32, name: Option<&str>) -> Vec<(u32, u32)> {
-    let text = std::fs::read_to_string(kind.file()).unwrap_or_default();
-    let from_file = parse_lent(&text, uid, name);
-    if !from_file.is_empty() {
-        return from_file;
-    }
-    let Some(name) = name else {
-        return Vec::new();
+    let from_file = || {
+        let text = std::fs::read_to_string(kind.file()).unwrap_or_default();
+        parse_lent(&text, uid, name)
     };
+    let from_program = || {
+        name.map(|name| ask_getsubids(kind, name))
+            .unwrap_or_default()
+    };
+    let settings = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    let (first, second): (&dyn Fn() -> Vec<_>, &dyn Fn() -> Vec<_>) =
+        match asks_a_service(&settings) {
+            true => (&from_program, &from_file),
+            false => (&from_file, &from_program),
+        };
+    Some(first())
+        .filter(|ranges| !ranges.is_empty())
+        .unwrap_or_else(second)
+}
+
+/// Whether the settings of the name service say that subordinate ids come from more than files.
+fn asks_a_service(settings: &str) -> bool {
+    settings
+        .lines()
+        .filter_map(|line| line.split('#').next()?.trim().strip_prefix("subid:"))
+        .any(|sources| sources.split_whitespace().any(|source| source != "files"))
+}
+
+fn ask_getsubids(kind: Kind, name: &str) -> Vec<(u32, u32)> {
     let mut command = Command::new("getsubids");
     if kind == Kind::Groups {
         command.arg("-g");
@@ -325,6 +346,19 @@ mod tests {
             [(200_000, 65536), (300_000, 10)]
         );
         assert_eq!(parse_lent(text, 1001, None), []);
+    }
+
+    #[test]
+    fn a_directory_service_is_asked_where_the_settings_name_one() {
+        for (settings, expected) in [
+            ("", false),
+            ("passwd: files sss\n", false),
+            ("subid: files\n", false),
+            ("# subid: sss\n", false),
+            ("passwd: files\n subid:  sss # central\n", true),
+        ] {
+            assert_eq!(asks_a_service(settings), expected, "{settings}");
+        }
     }
 
     #[test]

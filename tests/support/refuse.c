@@ -5,8 +5,10 @@
  *
  * NUMBER:ERRNO            the call fails
  * NUMBER:ERRNO:ARG:BITS   it fails where one of these bits is set in that argument
+ * NUMBER:ERRNO:ARG=VALUE  it fails where that argument is this
  * key=NAME:ERRNO          fsconfig(2) fails for this key; answered by this process
  * late=NAME:ERRNO         it takes the key, and fails where the file system is then made of it
+ * fs=NAME:ERRNO           fsopen(2) fails for this kind of file system; likewise
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,13 +29,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define FSOPEN 430
 #define FSCONFIG 431
 #define CREATE 6
 #define RULES 64
 
 static struct sock_filter code[8 * RULES + 8];
 static unsigned short length;
-static struct { char *name; int error, is_late; } keys[RULES];
+static struct { char *name; int error, is_late, is_kind; } keys[RULES];
 static int key_count;
 
 static void add(unsigned short what, uint32_t value, uint8_t yes, uint8_t no) {
@@ -53,14 +56,14 @@ static long install(unsigned flags) {
 /* The context that a late key was given to last. */
 static struct { pid_t pid; uint64_t descriptor; int error; } spoilt;
 
-static int error_for(pid_t pid, uint64_t descriptor, uint64_t address) {
+static int error_for(pid_t pid, uint64_t descriptor, uint64_t address, int is_kind) {
     char name[64] = "";
     struct iovec local = {name, sizeof name - 1}, remote = {(void *)address, sizeof name - 1};
     /* A name may end close to a page's end. */
     while (local.iov_len && process_vm_readv(pid, &local, 1, &remote, 1, 0) < 0)
         local.iov_len = remote.iov_len = local.iov_len / 2;
     for (int i = 0; i < key_count; i++)
-        if (!strcmp(name, keys[i].name)) {
+        if (keys[i].is_kind == is_kind && !strcmp(name, keys[i].name)) {
             if (!keys[i].is_late) return keys[i].error;
             spoilt.pid = pid, spoilt.descriptor = descriptor, spoilt.error = keys[i].error;
         }
@@ -76,8 +79,10 @@ static void answer(int listener) {
             return;
         }
         uint64_t *a = (uint64_t *)question.data.args;
-        int error = a[2] ? error_for(question.pid, a[0], a[2]) : 0;
-        if (a[1] == CREATE && spoilt.pid == (pid_t)question.pid && spoilt.descriptor == a[0]) {
+        int is_open = question.data.nr == FSOPEN, error = 0;
+        if (is_open) error = error_for(question.pid, 0, a[0], 1);
+        else if (a[2]) error = error_for(question.pid, a[0], a[2], 0);
+        if (!is_open && a[1] == CREATE && spoilt.pid == (pid_t)question.pid && spoilt.descriptor == a[0]) {
             error = spoilt.error;
             spoilt.pid = 0;
         }
@@ -92,13 +97,22 @@ int main(int count, char **words) {
     load(offsetof(struct seccomp_data, nr));
     for (; at < count && strcmp(words[at], "--"); at++) {
         unsigned number, error, argument, bits;
-        int is_late = !strncmp(words[at], "late=", 5);
-        if (is_late || !strncmp(words[at], "key=", 4)) {
+        int is_late = !strncmp(words[at], "late=", 5), is_kind = !strncmp(words[at], "fs=", 3);
+        if (is_late || is_kind || !strncmp(words[at], "key=", 4)) {
             char *colon = strrchr(words[at], ':');
             *colon = 0;
             keys[key_count].is_late = is_late;
+            keys[key_count].is_kind = is_kind;
             keys[key_count].name = strchr(words[at], '=') + 1;
             keys[key_count++].error = atoi(colon + 1);
+            continue;
+        }
+        if (sscanf(words[at], "%u:%u:%u=%u", &number, &error, &argument, &bits) == 4) {
+            add(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 4);
+            load(offsetof(struct seccomp_data, args) + 8 * argument);
+            add(BPF_JMP | BPF_JEQ | BPF_K, bits, 0, 1);
+            give(SECCOMP_RET_ERRNO | error);
+            load(offsetof(struct seccomp_data, nr));
             continue;
         }
         switch (sscanf(words[at], "%u:%u:%u:%u", &number, &error, &argument, &bits)) {
@@ -120,6 +134,7 @@ int main(int count, char **words) {
     }
     char **program = words + at + 1;
     if (key_count) {
+        add(BPF_JMP | BPF_JEQ | BPF_K, FSOPEN, 1, 0);
         add(BPF_JMP | BPF_JEQ | BPF_K, FSCONFIG, 0, 1);
         give(SECCOMP_RET_USER_NOTIF);
     }
