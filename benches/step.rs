@@ -10,7 +10,10 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -47,14 +50,17 @@ fn main() {
         Tool::new("clone, mount, exec", floor),
         Tool::new("rbuild", |place| step(place, &launcher, &processes)),
     ];
-    for (name, run) in [
-        ("bwrap", bubblewrap as fn(&Place) -> bool),
-        ("crun", |place: &Place| oci_runtime("crun", place)),
-        ("runc", |place: &Place| oci_runtime("runc", place)),
-    ] {
-        if works(name) {
-            tools.push(Tool::new(name, run));
-        }
+    if works("bwrap") {
+        tools.push(Tool::new("bwrap", bubblewrap));
+    }
+    if works("crun") {
+        let namespace = one_version_of_cgroups();
+        let run = move |place: &Place| crun(place, namespace.as_ref());
+        tools.push(Tool::new("crun", run));
+    }
+    if works("runc") {
+        let run = |place: &Place| oci_runtime("runc", Command::new("runc"), place);
+        tools.push(Tool::new("runc", run));
     }
     place.write_bundle();
     tools.retain(|tool| {
@@ -231,12 +237,52 @@ fn bubblewrap(place: &Place) -> bool {
     succeeds(command)
 }
 
-fn oci_runtime(name: &str, place: &Place) -> bool {
-    let mut command = Command::new(name);
-    if name == "crun" {
-        // The step gets no cgroup either.
-        command.arg("--cgroup-manager=disabled");
+/// crun takes no mixture of both versions of control groups, whatever it is told of them: it runs
+/// where it finds version 2 alone.
+fn crun(place: &Place, namespace: Option<&fs::File>) -> bool {
+    let mut command = Command::new("crun");
+    // The step gets no cgroup either.
+    command.arg("--cgroup-manager=disabled");
+    if let Some(namespace) = namespace {
+        let descriptor = namespace.as_raw_fd();
+        let folder = place.bundle.clone();
+        // SAFETY: one system call between fork and exec, with a descriptor that stays open.
+        unsafe {
+            command.pre_exec(move || match libc::setns(descriptor, libc::CLONE_NEWNS) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        command.current_dir(folder);
     }
+    oci_runtime("crun", command, place)
+}
+
+/// A mount namespace with version 2 of control groups alone, where this machine has both.
+fn one_version_of_cgroups() -> Option<fs::File> {
+    if !Path::new("/sys/fs/cgroup/unified").exists() {
+        return None;
+    }
+    let mut holder = Command::new("unshare")
+        .args(["--mount", "--cgroup", "--", "sh", "-c"])
+        .arg("mount -t cgroup2 none /sys/fs/cgroup && echo && exec cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let ready = holder
+        .stdout
+        .as_mut()?
+        .read(&mut [0])
+        .is_ok_and(|read| read == 1);
+    let namespace = fs::File::open(format!("/proc/{}/ns/mnt", holder.id())).ok();
+    // It ends with its input.
+    drop(holder.stdin.take());
+    holder.wait().ok()?;
+    namespace.filter(|_| ready)
+}
+
+fn oci_runtime(name: &str, mut command: Command, place: &Place) -> bool {
     command
         .arg("--root")
         .arg(place.bundle.join("state"))
