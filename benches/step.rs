@@ -198,6 +198,7 @@ fn step(place: &Place, launcher: &Launcher, processes: &Processes) -> bool {
         },
         xattr_namespace: processes.xattr_namespace,
         mounts: Vec::new(),
+        stand_ins: Vec::new(),
         args: vec!["/bin/true".to_owned()],
         env: Vec::new(),
         cwd: b"/".to_vec(),

@@ -1,14 +1,16 @@
 //! RUN where nothing can be unshared and nothing mounted: in a container with Docker's default
 //! system call filter and capabilities, made for real.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::storage_drivers::{assert_same_layers, built, built_by, changes};
 use crate::support::{
-    Finished, Need, Podman, Project, Rbuild, User, base_image_mirror, is_running, needs,
+    Finished, Image, Need, Podman, Project, Rbuild, User, base_image_mirror, is_running, needs,
     run_with_timeout,
 };
 
@@ -238,6 +240,212 @@ fn what_needs_a_namespace_is_refused_in_words() {
     let project = Project::with("FROM busybox\nRUN --network=none true\n");
     let log = container.build(&rbuild, &project).fails();
     log.says(&["with the isolation `chroot` a step can't have a network of its own"]);
+    let project = Project::with(
+        "
+        FROM busybox
+        RUN --security=insecure --mount=type=secret,id=key,target=/etc/key true
+        ",
+    );
+    let (key, option) = secret();
+    let build = rbuild
+        .build(&project)
+        .args(["--allow", "security.insecure", "--secret", &option]);
+    let log = run_with_timeout(container.wrap(&build.command()), None).fails();
+    log.says(&["a step can't have secrets together with every privilege"]);
+    drop(key);
+}
+
+/// A secret, which is a script, and the option that gives it.
+fn secret() -> (Project, String) {
+    let project = Project::new().file("key", "echo s3cr3t-in-memory\n");
+    let option = format!("id=key,src={}", project.path().join("key").display());
+    (project, option)
+}
+
+/// Where files lie below a folder.
+fn files_in(folder: &Path, found: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    // What goes while it is looked at is not there.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.symlink_metadata().is_ok_and(|of| of.is_dir()) {
+            files.extend(files_in(&path, found));
+        } else if found(&path) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let has = |path: &Path| {
+        let is_file = path.symlink_metadata().is_ok_and(|of| of.is_file());
+        is_file
+            && std::fs::read(path).is_ok_and(|content| {
+                let mut windows = content.windows(text.len());
+                windows.any(|window| window == text.as_bytes())
+            })
+    };
+    files_in(folder, &has)
+}
+
+#[test]
+fn a_secret_lies_on_no_disk_while_its_step_has_it() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let (key, option) = secret();
+    let project = Project::with(
+        r#"
+        FROM busybox
+        RUN --mount=type=secret,id=key,target=/etc/deep/key --mount=type=secret,id=key,env=KEY echo on-the-disk > /waiting; while [ ! -e /looked ]; do sleep 0.1; done; rm /waiting /looked; rev /etc/deep/key; echo ${#KEY}
+        RUN test ! -e /etc/deep && test ! -e /run/secrets && echo gone ${KEY:-unset}
+        "#,
+    );
+    let file = rbuild.out().join("image.tar");
+    let output = format!("type=oci,dest={}", file.display());
+    let build = rbuild
+        .build(&project)
+        .args(["--secret", &option, "-o", &output]);
+    let command = container.wrap(&build.command());
+    let store = rbuild.store();
+    let log = std::thread::scope(|scope| {
+        let building = scope.spawn(|| run_with_timeout(command, None));
+        let begun = Instant::now();
+        let waiting = loop {
+            if let [waiting] = &files_with(&store, "on-the-disk\n")[..]
+                && waiting.ends_with("waiting")
+            {
+                break Some(waiting.clone());
+            }
+            if building.is_finished() || begun.elapsed() > Duration::from_secs(300) {
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let seen = waiting.map(|waiting| {
+            let root = waiting.parent().unwrap();
+            let place = root.join("etc/deep/key").symlink_metadata();
+            let place = place.map(|place| (place.mode(), place.len()));
+            let seen = (files_with(&store, "s3cr3t-in-memory"), place.ok());
+            std::fs::write(root.join("looked"), "").unwrap();
+            seen
+        });
+        let log = building.join().unwrap().ok();
+        // A file that nobody but root may open, and with nothing in it.
+        assert_eq!(
+            seen,
+            Some((Vec::new(), Some((0o100_000, 0)))),
+            "{}",
+            log.stderr
+        );
+        log
+    });
+    let expected = ["yromem-ni-t3rc3s ohce", "22", "gone unset"];
+    assert_eq!(log.output(), expected, "{}", log.stderr);
+    assert_eq!(
+        files_with(&store, "s3cr3t-in-memory"),
+        [""; 0].map(PathBuf::from)
+    );
+    let layers = &Image::read(&file).layers;
+    for entry in layers.iter().flat_map(|layer| &layer.entries) {
+        let path = String::from_utf8_lossy(&entry.path);
+        assert!(
+            !path.contains("deep") && !path.contains("secrets"),
+            "{path}"
+        );
+    }
+    drop(key);
+}
+
+#[test]
+fn a_secret_is_the_file_that_a_mount_would_show() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let project = Project::with(
+        r#"
+        FROM debian
+        SHELL ["/bin/bash", "-c"]
+        RUN --mount=type=secret,id=key rev /run/secrets/key; find /run/secrets -type f -printf '%f %m %U:%G %s %n\n'; stat -Lc %F /run/secrets/key; cat /run/secrets/key | wc -c
+        RUN --mount=type=secret,id=key ln -s /run/secrets/key /absolute; ln -s ../run/secrets/key /tmp/relative; rev < /absolute; rev /tmp/relative; cd /run; rev secrets/key; cd /usr/bin; rev ../../run/secrets/key; readlink -f /tmp/relative
+        RUN --mount=type=secret,id=key sh /absolute | rev; . /absolute | rev; perl -e 'open F, "<", "/absolute"; print <F>' | rev; cp /run/secrets/key /dev/stdout | rev
+        RUN --mount=type=secret,id=key exec 3</run/secrets/key; rev /proc/self/root/run/secrets/key; cd /run; rev /proc/self/cwd/secrets/key; cat <&3 | rev; exec 3<secrets; rev /dev/fd/3/key
+        RUN --mount=type=secret,id=key cd /run/secrets; exec 2>&1; (echo x > key); (echo x >> key); dd if=/dev/null of=key; rm key; mv key /tmp; mv -T /absolute key; ln key /tmp/linked; perl -e 'print "$!\n" unless exec "/run/secrets/key"'; test -w key || echo read-only; test -x key || echo no program; rev key
+        RUN --mount=type=secret,id=key,mode=0440,uid=1000,gid=50,target=/etc/key stat -c '%a %u:%g' /etc/key; for who in '--reuid 1000 --clear-groups' '--reuid 1234 --groups 49,50' '--reuid 1234 --regid 50 --clear-groups' '--reuid 1234 --regid 1234 --clear-groups' '--reuid 1234 --regid 1234 --groups 0,51' '--bounding-set=-all'; do setpriv $who rev /etc/key 2>&1; setpriv $who test -r /etc/key; echo $?; done
+        RUN --mount=type=secret,id=key perl -e '$) = 1234; $> = 1234; open(F, "<", "/run/secrets/key") ? print "read <", <F>, ">" : print "$!\n"'
+        USER 1234
+        RUN --mount=type=secret,id=key cat /run/secrets/key /absolute /proc/self/root/run/secrets/key 2>&1; stat -c %a /run/secrets/key; ln /run/secrets/key /tmp/linked 2>&1; echo mine > /tmp/mine; rev /tmp/mine
+        RUN --mount=type=secret,id=key,mode=0444 rev /run/secrets/key; rev /tmp/relative
+        RUN cat /run/secrets/key /absolute 2>&1; echo next
+        "#,
+    );
+    let (key, option) = secret();
+    let rbuild = Rbuild::new(&User::Caller);
+    let mounted = rbuild
+        .build(&project)
+        .args(["--secret", &option, "--isolation", "root"]);
+    let mounted = mounted.run();
+    let rbuild = Rbuild::new(&User::Caller);
+    let build = rbuild.build(&project).args(["--secret", &option]);
+    let log = run_with_timeout(container.wrap(&build.command()), None);
+    assert_eq!(log.output(), mounted.output(), "{}", log.stderr);
+    let whole = "yromem-ni-t3rc3s ohce";
+    let begin = [whole, "key 400 0:0 22 1", "regular file", "22"];
+    assert_eq!(log.output()[..4], begin, "{}", log.stderr);
+    let refused = log
+        .output()
+        .iter()
+        .filter(|line| line.contains("Permission denied"))
+        .count();
+    assert_eq!(refused, 8, "{}", log.stderr);
+    drop(key);
+}
+
+/// What a hostile step has at hand: names that it changes while they are looked at, and files of its
+/// own where the secret was.
+#[test]
+fn what_is_put_in_a_secrets_place_gives_nobody_more() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let project = Project::with(
+        r#"
+        FROM debian
+        SHELL ["/bin/bash", "-c"]
+        RUN --mount=type=secret,id=key mv /run/secrets /run/moved && mkdir /run/secrets && echo mine > /run/secrets/key && rev /run/secrets/key /run/moved/key && ln -sf /etc/shadow /run/secrets/key && chmod 711 /run/secrets && setpriv --reuid 1234 --clear-groups cat /run/secrets/key 2>&1; setpriv --reuid 1234 --clear-groups cat /run/moved/key 2>&1; true
+        RUN --mount=type=secret,id=key cd /tmp; echo other > other; perl -e 'while (1) { for ("/run/secrets/key", "other") { symlink $_, "new"; rename "new", "name" } }' & sleep 0.5; setpriv --reuid 1234 --clear-groups perl -e 'for (1..5000) { open(F, "<", "/tmp/name") or next; $read{join "", <F>} = 1 } print sort keys %read'; kill %1; wait; rm -f /tmp/name /tmp/new
+        RUN ls -A /run/moved; echo next
+        "#,
+    );
+    let (key, option) = secret();
+    let file = rbuild.out().join("image.tar");
+    let output = format!("type=oci,dest={}", file.display());
+    let build = rbuild
+        .build(&project)
+        .args(["--secret", &option, "-o", &output]);
+    let log = run_with_timeout(container.wrap(&build.command()), None).ok();
+    let expected = [
+        "enim",
+        "yromem-ni-t3rc3s ohce",
+        "cat: /run/secrets/key: Permission denied",
+        "cat: /run/moved/key: Permission denied",
+        "other",
+        "next",
+    ];
+    assert_eq!(log.output(), expected, "{}", log.stderr);
+    assert_eq!(
+        files_with(&rbuild.store(), "s3cr3t-in-memory"),
+        [""; 0].map(PathBuf::from)
+    );
+    let layers = &Image::read(&file).layers;
+    for entry in layers.iter().flat_map(|layer| &layer.entries) {
+        let path = String::from_utf8_lossy(&entry.path);
+        assert!(!path.ends_with("/key"), "{path}");
+    }
+    drop(key);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use rustix::thread::CapabilitySet;
 use super::channel::retry;
 use super::init::{self, Init};
 use super::launcher::StepFiles;
-use super::spec::{Network, Outcome, SandboxSpec, SetupFailure, Stage};
+use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::standard_mounts::{DEVICES, LINKS};
 use super::syscall::{self, Fork};
 use super::{mount, root_filesystem, seccomp};
@@ -113,6 +113,10 @@ fn prepare(spec: &SandboxSpec, files: &mut StepFiles) -> Result<OwnedFd, SetupFa
         (spec.read_only, "a read-only root file system"),
         (!spec.mounts.is_empty(), "mounts"),
         (spec.terminal.is_some(), "a terminal"),
+        (
+            !spec.stand_ins.is_empty() && spec.security == Security::Insecure,
+            "secrets together with every privilege (`--security=insecure`)",
+        ),
     ] {
         if is_wanted {
             return Err(SetupFailure::request(format!(

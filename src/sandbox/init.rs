@@ -19,7 +19,7 @@ use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::step::Guard;
-use super::supervisor::{self, Plan, kernel_files};
+use super::supervisor::{self, Plan, StandIns, kernel_files};
 use super::{cgroup, chroot, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
@@ -267,9 +267,14 @@ pub(super) fn start_confined_step(
     let events =
         syscall::child_events().map_err(|errno| failed("can't watch child processes", errno))?;
     let (near, far) = Channel::pair().map_err(|errno| failed("can't make a channel", errno))?;
+    let stand_ins = StandIns::of(spec, &files.passed)?;
+    let guard = Guard::Confined {
+        line: &far,
+        stand_ins: !stand_ins.is_empty(),
+    };
     match syscall::fork().map_err(|errno| failed("can't start a process", errno))? {
         syscall::Fork::Child => match chroot::enter(root, spec) {
-            Ok(()) => step::run(spec, files, None, to, &Guard::Confined(&far)),
+            Ok(()) => step::run(spec, files, None, to, &guard),
             Err(failure) => {
                 report(to, &Outcome::SetupFailed(failure));
                 syscall::exit(127)
@@ -278,7 +283,7 @@ pub(super) fn start_confined_step(
         syscall::Fork::Parent(pid) => {
             drop(far);
             if let Some(listener) = listener(&near) {
-                kernel_files::start(listener, kernel_files::missing_devices(root))
+                kernel_files::start(listener, kernel_files::missing_devices(root), stand_ins)
                     .map_err(|errno| failed("can't supervise the step", errno))?;
             }
             Ok(Started { pid, events })

@@ -63,5 +63,5 @@ pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
     FileNames, HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome,
     Resources, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec, Security, SetupFailure, Stage,
-    TerminalSpec, Writable, XattrNamespace,
+    StandIn, TerminalSpec, Writable, XattrNamespace,
 };

@@ -248,6 +248,7 @@ impl RootFilesystem {
                 mode,
                 uid,
                 gid,
+                ..
             } => {
                 let content = descriptor(passed, *index)?;
                 self.names += 1;

@@ -120,8 +120,10 @@ pub enum MountSource {
         executable: bool,
     },
     /// A file in memory with the content of the `index`th of
-    /// [`SandboxFiles::passed`](super::SandboxFiles), never written to a disk.
+    /// [`SandboxFiles::passed`](super::SandboxFiles), which is in memory, too.
     File {
+        /// Whether no disk may ever hold it, not even where nothing can be mounted.
+        is_secret: bool,
         /// Which one.
         index: usize,
         /// Permission bits.
@@ -177,6 +179,16 @@ pub struct FileNames {
     pub links: Vec<Vec<u8>>,
 }
 
+/// A file that a step sees where nothing can be mounted: an empty one lies in its place, and a
+/// supervisor of the step's system calls gives the content to whoever opens that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// Which of [`SandboxFiles::passed`](super::SandboxFiles) is the empty file.
+    pub place: usize,
+    /// Which of them is the file in memory, with the mode and owner that the step is to see.
+    pub content: usize,
+}
+
 /// Length of a note in bytes.
 pub const NOTE_LENGTH: usize = 28;
 
@@ -208,6 +220,8 @@ pub struct SandboxSpec {
     pub xattr_namespace: XattrNamespace,
     /// Mounts, made in this order.
     pub mounts: Vec<SandboxMount>,
+    /// Files in memory where nothing can be mounted.
+    pub stand_ins: Vec<StandIn>,
     /// The program and its arguments; a name without slash is looked up in `PATH` of `env`.
     pub args: Vec<String>,
     /// The whole environment, as `NAME=value`.

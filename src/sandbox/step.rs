@@ -43,7 +43,12 @@ pub(super) enum Guard<'a> {
     Filter(&'a [Instruction]),
     /// A system call filter for a step that shares its processes with others, installed without a
     /// capability for it; it leaves calls to who waits at the other end.
-    Confined(&'a Channel),
+    Confined {
+        /// Leads there.
+        line: &'a Channel,
+        /// Whether files of the step's stand in for others.
+        stand_ins: bool,
+    },
     /// A filter that leaves calls to a supervisor, which waits for them at the other end.
     Supervised(&'a Plan, &'a Channel),
 }
@@ -52,8 +57,9 @@ impl Guard<'_> {
     fn install(&self) -> Result<(), Errno> {
         match self {
             Self::Filter(filter) => syscall::install_filter(filter),
-            Self::Confined(line) => {
-                let install = || notification::install_listening_filter(&seccomp::showing_filter());
+            Self::Confined { line, stand_ins } => {
+                let filter = seccomp::showing_filter(*stand_ins);
+                let install = || notification::install_listening_filter(&filter);
                 let listener = match install() {
                     Err(Errno::ACCESS) => {
                         rustix::thread::set_no_new_privs(true)?;
@@ -64,7 +70,7 @@ impl Guard<'_> {
                 match listener {
                     Ok(listener) => line.send(&(), &[OwnedFd::from(listener).as_fd()]),
                     // The container has a supervisor already, or the kernel none.
-                    Err(Errno::BUSY | Errno::INVAL) => {
+                    Err(Errno::BUSY | Errno::INVAL) if !stand_ins => {
                         syscall::install_confining_filter(&seccomp::confined_filter())
                     }
                     Err(errno) => Err(errno),
@@ -80,8 +86,21 @@ impl Guard<'_> {
     /// The user and group that the step is to be where this user namespace doesn't know them.
     fn foreign_user(&self) -> Option<(u32, u32)> {
         match self {
-            Self::Filter(_) | Self::Confined(_) => None,
+            Self::Filter(_) | Self::Confined { .. } => None,
             Self::Supervised(plan, _) => plan.foreign_user(),
+        }
+    }
+
+    /// What couldn't be done where it can't be installed.
+    fn failure(&self) -> &'static str {
+        match self {
+            Self::Confined {
+                stand_ins: true, ..
+            } => {
+                "can't show the step its secrets: that takes a system call filter which another process \
+                 answers"
+            }
+            _ => "can't install the system call filter",
         }
     }
 }
@@ -155,10 +174,9 @@ fn set_up(
     }
     if spec.security == Security::Sandbox {
         // Before the user changes: without `no_new_privs` it takes CAP_SYS_ADMIN.
-        guard.install().map_err(failed(
-            Stage::Seccomp,
-            "can't install the system call filter",
-        ))?;
+        guard
+            .install()
+            .map_err(failed(Stage::Seccomp, guard.failure()))?;
     }
     limits::apply(&spec.resources.ulimits)?;
     if guard.foreign_user().is_some() {

@@ -216,6 +216,7 @@ pub fn start(
         folder: root.folder(),
         xattr_namespace: run::xattr_namespace(materializer),
         mounts: std::mem::take(&mut assembly.mounts),
+        stand_ins: Vec::new(),
         args: container.args.clone(),
         env: std::mem::take(&mut assembly.env),
         cwd: container.cwd.clone().into_bytes(),

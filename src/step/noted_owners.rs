@@ -266,6 +266,7 @@ mod tests {
         });
         let secret = |uid| {
             mount(MountSource::File {
+                is_secret: false,
                 index: 0,
                 mode: 0o400,
                 uid,

@@ -345,6 +345,7 @@ fn files(fixture: &Fixture) {
         mode: 0o755,
     };
     let file = |index, mode| MountSource::File {
+        is_secret: true,
         index,
         mode,
         uid: owner,
@@ -368,6 +369,7 @@ fn files(fixture: &Fixture) {
     if !has_many_ids(fixture) {
         let mut spec = fixture.script("true");
         let file = MountSource::File {
+            is_secret: true,
             index: 0,
             mode: 0o400,
             uid: 7,

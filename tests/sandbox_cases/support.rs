@@ -115,6 +115,7 @@ impl Fixture {
             writable: self.writable(),
             xattr_namespace: self.processes.xattr_namespace,
             mounts: Vec::new(),
+            stand_ins: Vec::new(),
             args: args.iter().map(|&argument| argument.to_owned()).collect(),
             env: vec!["PATH=/usr/bin:/bin".to_owned()],
             cwd: b"/".to_vec(),

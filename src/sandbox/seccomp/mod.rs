@@ -142,9 +142,10 @@ pub(super) fn confined_filter() -> Vec<Instruction> {
     filter(Some(Supervision::None))
 }
 
-/// The same, with the calls left to a supervisor that name files which are to be shown.
-pub(super) fn showing_filter() -> Vec<Instruction> {
-    filter(Some(Supervision::KernelFiles))
+/// The same, with the calls left to a supervisor that name files which are to be shown. With
+/// `stand_ins`, files of the step's may stand in for others.
+pub(super) fn showing_filter(stand_ins: bool) -> Vec<Instruction> {
+    filter(Some(Supervision::KernelFiles { stand_ins }))
 }
 
 /// The same, with some of the calls that it allows left to a supervisor.

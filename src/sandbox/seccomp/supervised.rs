@@ -19,7 +19,10 @@ pub(in crate::sandbox) enum Supervision {
     /// Nobody answers: the step shares its processes with others, who are to be left alone.
     None,
     /// The same, and `/proc` and `/sys` are somebody's to show: nothing is mounted there.
-    KernelFiles,
+    KernelFiles {
+        /// Whether there are files for which others stand in.
+        stand_ins: bool,
+    },
 }
 
 /// What becomes of a call that the filter alone would allow.
@@ -121,14 +124,19 @@ impl Supervision {
     pub(super) fn of(self, name: &str, column: usize) -> Option<Treatment> {
         let is_root = match self {
             Self::Owners { is_root } => is_root,
-            Self::None | Self::KernelFiles if name == "kill" => {
+            Self::None | Self::KernelFiles { .. } if name == "kill" => {
                 return Some(Treatment::SignalNotAll);
             }
             Self::None => return None,
-            Self::KernelFiles => {
-                return file_call(name, column).map(|_| match name {
+            // Programs do without it.
+            Self::KernelFiles { stand_ins: true } if name == "openat2" => {
+                return Some(Treatment::Hide);
+            }
+            Self::KernelFiles { stand_ins } => {
+                let call = file_call(name, column)?;
+                return (stand_ins || !call.is_for_stand_ins()).then_some(match name {
                     // Of a descriptor: what that is, is known.
-                    "newfstatat" => Treatment::AskUnlessEmptyPath(3),
+                    "newfstatat" | "fstatat64" => Treatment::AskUnlessEmptyPath(3),
                     "statx" => Treatment::AskUnlessEmptyPath(2),
                     _ => Treatment::Ask,
                 });
@@ -198,6 +206,8 @@ fn call(name: &str, column: usize) -> Option<Call> {
 pub(in crate::sandbox) enum FileCall {
     /// open, openat.
     Open { naming: Naming },
+    /// creat.
+    Create,
     /// readlink, readlinkat.
     ReadLink { naming: Naming },
     /// access, faccessat.
@@ -206,26 +216,46 @@ pub(in crate::sandbox) enum FileCall {
     Stat { naming: Naming, layout: StatLayout },
     /// statx.
     Statx,
+    /// link, linkat.
+    Link { naming: Naming },
+    /// rename and its kin.
+    Rename { naming: Naming },
+    /// unlink, unlinkat.
+    Unlink { naming: Naming },
 }
 
 impl FileCall {
+    /// Whether it matters only where a file stands in for another.
+    pub(in crate::sandbox) fn is_for_stand_ins(self) -> bool {
+        matches!(
+            self,
+            Self::Create | Self::Link { .. } | Self::Rename { .. } | Self::Unlink { .. }
+        )
+    }
+
     /// How it names its file.
     pub(in crate::sandbox) fn naming(self) -> Naming {
         match self {
             Self::Open { naming }
             | Self::ReadLink { naming }
             | Self::Access { naming }
+            | Self::Link { naming }
+            | Self::Rename { naming }
+            | Self::Unlink { naming }
             | Self::Stat { naming, .. } => naming,
             Self::Statx => Naming::At,
+            Self::Create => Naming::Path,
         }
     }
 }
 
 /// The call of this name, as programs of this column make it; `None` if it names no file to show.
 fn file_call(name: &str, column: usize) -> Option<FileCall> {
-    let naming = if name.ends_with("at") && name != "stat" && name != "lstat" {
+    let naming = if name.ends_with("at") && !["stat", "lstat", "creat"].contains(&name)
+        || ["faccessat2", "fstatat64", "renameat2"].contains(&name)
+    {
         Naming::At
-    } else if name == "lstat" {
+    } else if name.starts_with("lstat") {
         Naming::Link
     } else {
         Naming::Path
@@ -234,13 +264,20 @@ fn file_call(name: &str, column: usize) -> Option<FileCall> {
     Some(match name {
         "open" | "openat" => FileCall::Open { naming },
         "readlink" | "readlinkat" => FileCall::ReadLink { naming },
-        "access" | "faccessat" => FileCall::Access { naming },
-        "faccessat2" => FileCall::Access { naming: Naming::At },
+        "creat" => FileCall::Create,
+        "access" | "faccessat" | "faccessat2" => FileCall::Access { naming },
         "stat" | "lstat" | "newfstatat" if !is_32_bit => FileCall::Stat {
             naming,
             layout: StatLayout::Native,
         },
+        "stat64" | "lstat64" | "fstatat64" if column == X86 => FileCall::Stat {
+            naming,
+            layout: StatLayout::X86,
+        },
         "statx" => FileCall::Statx,
+        "link" | "linkat" => FileCall::Link { naming },
+        "rename" | "renameat" | "renameat2" => FileCall::Rename { naming },
+        "unlink" | "unlinkat" => FileCall::Unlink { naming },
         _ => return None,
     })
 }

@@ -9,38 +9,40 @@
 //! A step is no prisoner here: who is user 0 in it can do what the container's user 0 can. This is
 //! for programs that need those files, and keeps them from reaching others' by mistake.
 
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::asker::{self, Asker, Persona};
+use super::places::{Place, look, names, number, open, read_link};
+use super::stand_ins::{Content, StandIns};
 use super::stat::Shown;
 use super::target::{Memory, Numbers};
 use super::{Answering, int, serve_in_thread};
 use crate::sandbox::seccomp::supervised::{self, FileCall, Naming, StatLayout};
 use crate::sandbox::standard_mounts::DEVICES;
-use crate::sandbox::syscall::notification::{self, Answer, Listener, Question};
+use crate::sandbox::syscall::notification::{Answer, Listener, Question};
 
 /// The kernel's limit for a path with its end.
 const PATH_LIMIT: usize = 4096;
-/// statx: everything that stat tells, and the birth.
-const WANTED: u32 = 0xfff;
 
 /// Starts answering in a thread of this process, whose working directory becomes `/proc`. `devices`
-/// are those that the step's `/dev` lacks.
+/// are those that the step's `/dev` lacks, `stand_ins` its files that stand in for others.
 pub(in crate::sandbox) fn start(
     listener: OwnedFd,
     devices: Vec<&'static str>,
+    stand_ins: StandIns,
 ) -> Result<(), Errno> {
     rustix::process::chdir("/proc")?;
     let init = rustix::process::getpid().as_raw_nonzero().get();
     serve_in_thread(move || Server {
         listener: Listener::from(listener),
         calls: supervised::file_calls(),
-        persona: (0, 0),
+        persona: None,
         init,
         devices,
+        stand_ins,
     })
 }
 
@@ -54,35 +56,14 @@ pub(in crate::sandbox) fn missing_devices(root: &OwnedFd) -> Vec<&'static str> {
     names.filter(|name| !is_there(name)).collect()
 }
 
-/// Who asks.
-struct Asker {
-    thread: u32,
-    process: i32,
-    user: u32,
-    group: u32,
-}
-
-/// What a path leads to.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// Below `/proc/PID`.
-    Process(i32, Vec<u8>),
-    /// Elsewhere in `/proc`, or its own folder.
-    Proc(Vec<u8>),
-    /// In `/sys`.
-    Sys(Vec<u8>),
-    /// A device of the container.
-    Device(Vec<u8>),
-}
-
 struct Server {
     listener: Listener,
     calls: std::collections::HashMap<(u32, u32), FileCall>,
-    /// The user and group that this thread now is to the kernel: who may look into a process of a
-    /// user is that user.
-    persona: (u32, u32),
+    /// Who this thread now is to the kernel: who may look into a process of a user is that user.
+    persona: Option<Persona>,
     init: i32,
     devices: Vec<&'static str>,
+    stand_ins: StandIns,
 }
 
 impl Answering for Server {
@@ -99,73 +80,88 @@ impl Answering for Server {
         let Ok(path) = self.text(question, question.arguments[argument]) else {
             return Ok(Answer::Continue);
         };
-        // Nearly every path.
-        if ![&b"/proc"[..], b"/sys", b"/dev"]
+        let arguments = Arguments(&question.arguments[argument + 1..]);
+        // Of the rest of the kernel's files nothing can be moved.
+        let is_kernels = [&b"/proc"[..], b"/sys", b"/dev"]
             .iter()
             .any(|start| path.starts_with(start))
-        {
+            && (!call.is_for_stand_ins() || call == FileCall::Create);
+        // Nearly every path.
+        if !is_kernels && self.stand_ins.is_empty() {
             return Ok(Answer::Continue);
         }
-        let asker = asker(question.thread)?;
-        let Some(place) = self.place(&path, &asker)? else {
+        let asker = asker::of(question.thread)?;
+        if is_kernels && let Some(place) = self.place(&path, &asker)? {
+            self.become_user(&asker.persona)?;
+            let memory = Memory::of(question, &self.listener, Numbers::Same)?;
+            return match self.stand_in_at(&place, call, arguments)? {
+                Some(content) => show(content, call, arguments, &memory),
+                None => carry_out(call, arguments, &memory, &path, &place, &asker),
+            };
+        }
+        if self.stand_ins.is_empty() || matches!(call, FileCall::ReadLink { .. }) {
             return Ok(Answer::Continue);
-        };
-        self.become_user((asker.user, asker.group))?;
-        let arguments = &question.arguments[argument + 1..];
-        self.carry_out(question, call, arguments, &path, &place, &asker)
+        }
+        self.become_user(&asker.persona)?;
+        let memory = Memory::of(question, &self.listener, Numbers::Same)?;
+        match self.stand_in(question, call, arguments)? {
+            Some(content) => show(content, call, arguments, &memory),
+            None => Ok(Answer::Continue),
+        }
     }
 }
 
 impl Server {
-    fn carry_out(
+    /// What the file stands in for that a call names, or one of both.
+    fn stand_in(
         &self,
         question: &Question,
         call: FileCall,
-        arguments: &[u64],
-        path: &[u8],
+        arguments: Arguments<'_>,
+    ) -> Result<Option<&Content>, Errno> {
+        let mut named = vec![*question];
+        if let FileCall::Rename { naming } = call {
+            let mut other = *question;
+            other
+                .arguments
+                .rotate_left(if naming == Naming::At { 2 } else { 1 });
+            named.push(other);
+        }
+        let flags = match follows(call, arguments) {
+            true => 0,
+            false => libc::AT_SYMLINK_NOFOLLOW as u64,
+        };
+        for question in &named {
+            let memory = Memory::of(question, &self.listener, Numbers::Same)?;
+            // What has no name is no file of the step's folder.
+            let Ok(target) = memory.target(call.naming(), flags, true) else {
+                continue;
+            };
+            if let Some(content) = self.stand_ins.meant(&target)? {
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same for a path through `/proc`.
+    fn stand_in_at(
+        &self,
         place: &Place,
-        asker: &Asker,
-    ) -> Result<Answer, Errno> {
-        let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
-        let memory = Memory::of(question, &self.listener, Numbers::Same)?;
-        match call {
-            FileCall::Open { .. } => {
-                let flags = OFlags::from_bits_retain(int(argument(0)).cast_unsigned());
-                Ok(Answer::Descriptor {
-                    descriptor: open(place, flags)?,
-                    close_on_exec: flags.contains(OFlags::CLOEXEC),
-                })
-            }
-            FileCall::ReadLink { .. } => {
-                let target = read_link(place, path, asker)?;
-                let length = usize::try_from(argument(1)).unwrap_or(usize::MAX);
-                let shown = &target[..target.len().min(length)];
-                memory.write(argument(0), shown)?;
-                Ok(Answer::Value(shown.len() as i64))
-            }
-            FileCall::Access { .. } => {
-                let writes = argument(0) & libc::W_OK as u64 != 0;
-                open(place, OFlags::PATH)?;
-                match writes && !matches!(place, Place::Process(..) | Place::Device(_)) {
-                    true => Err(Errno::ROFS),
-                    false => Ok(Answer::Value(0)),
-                }
-            }
-            FileCall::Stat { naming, layout } => {
-                let flags = if naming == Naming::At { argument(1) } else { 0 };
-                let shown = look(place, naming, flags)?;
-                let bytes = match layout {
-                    StatLayout::Native => shown.native(),
-                    StatLayout::X86 => shown.x86(),
-                };
-                memory.write(argument(0), &bytes)?;
-                Ok(Answer::Value(0))
-            }
-            FileCall::Statx => {
-                let shown = look(place, Naming::At, argument(0))?;
-                memory.write(argument(2), shown.statx())?;
-                Ok(Answer::Value(0))
-            }
+        call: FileCall,
+        arguments: Arguments<'_>,
+    ) -> Result<Option<&Content>, Errno> {
+        let is_process = matches!(place, Place::Process(..));
+        if !is_process || self.stand_ins.is_empty() || matches!(call, FileCall::ReadLink { .. }) {
+            return Ok(None);
+        }
+        let mut flags = OFlags::PATH;
+        if !follows(call, arguments) {
+            flags |= OFlags::NOFOLLOW;
+        }
+        match open(place, flags) {
+            Ok(file) => self.stand_ins.at(&file),
+            Err(_) => Ok(None),
         }
     }
 
@@ -176,27 +172,22 @@ impl Server {
         };
         match read(self) {
             Err(Errno::FAULT) => {
-                let asker = asker(question.thread)?;
-                self.become_user((asker.user, asker.group))?;
+                let asker = asker::of(question.thread)?;
+                self.become_user(&asker.persona)?;
                 read(self)
             }
             other => other,
         }
     }
 
-    /// Makes this thread a user to the kernel, with the way back to user 0.
-    fn become_user(&mut self, (user, group): (u32, u32)) -> Result<(), Errno> {
-        if self.persona == (user, group) {
+    /// Makes this thread a user to the kernel.
+    fn become_user(&mut self, who: &Persona) -> Result<(), Errno> {
+        if self.persona.as_ref() == Some(who) {
             return Ok(());
         }
-        let root = (Uid::ROOT, Gid::ROOT);
-        rustix::thread::set_thread_res_uid(root.0, root.0, root.0)?;
-        rustix::thread::set_thread_res_gid(root.1, root.1, root.1)?;
-        self.persona = (0, 0);
-        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(group));
-        rustix::thread::set_thread_res_gid(gid, gid, root.1)?;
-        rustix::thread::set_thread_res_uid(uid, uid, root.0)?;
-        self.persona = (user, group);
+        self.persona = None;
+        who.take_on()?;
+        self.persona = Some(who.clone());
         Ok(())
     }
 
@@ -243,7 +234,7 @@ impl Server {
         let mut pid = pid;
         // No chain is that long.
         for _ in 0..4096 {
-            match status(pid.cast_unsigned(), "PPid:") {
+            match asker::parent(pid) {
                 Some(parent) if parent == self.init => return true,
                 Some(parent) if parent > 1 => pid = parent,
                 _ => return false,
@@ -253,190 +244,139 @@ impl Server {
     }
 }
 
-/// The components of an absolute path, taken as written.
-fn names(path: &[u8]) -> Vec<&[u8]> {
-    let mut names = Vec::new();
-    for name in path.split(|byte| *byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => drop(names.pop()),
-            name => names.push(name),
-        }
+/// The arguments behind a path.
+#[derive(Clone, Copy)]
+struct Arguments<'a>(&'a [u64]);
+
+impl Arguments<'_> {
+    fn get(self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or(0)
     }
-    names
+
+    /// An argument that is the flags of open(2).
+    fn open_flags(self, index: usize) -> OFlags {
+        OFlags::from_bits_retain(int(self.get(index)).cast_unsigned())
+    }
 }
 
-fn number(name: &[u8]) -> Option<i32> {
-    std::str::from_utf8(name).ok()?.parse().ok()
-}
-
-/// The first number of a line of a thread's status.
-fn status(thread: u32, line: &str) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    field(&status, line, 0)
-}
-
-fn field(status: &str, line: &str, index: usize) -> Option<i32> {
-    let line = status.lines().find_map(|found| found.strip_prefix(line))?;
-    line.split_whitespace().nth(index)?.parse().ok()
-}
-
-fn asker(thread: u32) -> Result<Asker, Errno> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status"))
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))?;
-    // The effective ids.
-    let number = |line: &str, index| field(&status, line, index).ok_or(Errno::SRCH);
-    Ok(Asker {
-        thread,
-        process: number("Tgid:", 0)?,
-        user: number("Uid:", 1)?.cast_unsigned(),
-        group: number("Gid:", 1)?.cast_unsigned(),
-    })
-}
-
-/// Opens what is at a place.
-fn open(place: &Place, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let writing = OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND;
-    let wants_to_write = flags.intersects(writing) && !flags.contains(OFlags::PATH);
-    // Nothing is created: what isn't there can't be.
-    let flags = (flags - OFlags::CREATE - OFlags::EXCL) | OFlags::CLOEXEC;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let open_in = |directory: &str, path: &[u8], resolve| {
-        let open = OFlags::PATH | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(directory, open, Mode::empty())?;
-        let path = if path.is_empty() { b"." } else { path };
-        rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve)
-    };
-    match place {
-        Place::Sys(_) | Place::Proc(_) if wants_to_write => Err(Errno::ROFS),
-        Place::Sys(path) => open_in("/sys", path, beneath),
-        Place::Proc(path) => open_in("/proc", path, beneath),
-        Place::Device(name) => {
-            let mut path = b"/dev/".to_vec();
-            path.extend_from_slice(name);
-            rustix::fs::open(path, flags, Mode::empty())
+/// Whether a call follows a link at the end of its path.
+fn follows(call: FileCall, arguments: Arguments<'_>) -> bool {
+    let has = |index: usize, flag: libc::c_int| arguments.get(index) & flag as u64 != 0;
+    match call {
+        FileCall::Open { .. } => {
+            let flags = arguments.open_flags(0);
+            let makes = flags.contains(OFlags::CREATE | OFlags::EXCL);
+            !makes && !flags.contains(OFlags::NOFOLLOW)
         }
-        Place::Process(pid, path) => {
-            let own = format!("/proc/{pid}");
-            let Some((link, rest)) = split_link(path) else {
-                return open_in(&own, path, beneath);
+        FileCall::Stat { naming, .. } => match naming {
+            Naming::At => !has(1, libc::AT_SYMLINK_NOFOLLOW),
+            naming => naming != Naming::Link,
+        },
+        FileCall::Statx => !has(0, libc::AT_SYMLINK_NOFOLLOW),
+        FileCall::Link { naming } => naming == Naming::At && has(2, libc::AT_SYMLINK_FOLLOW),
+        FileCall::Access { .. } | FileCall::Create => true,
+        FileCall::ReadLink { .. } | FileCall::Rename { .. } | FileCall::Unlink { .. } => false,
+    }
+}
+
+/// Answers as if `content` were mounted, read-only, on the file that stands in for it.
+fn show(
+    content: &Content,
+    call: FileCall,
+    arguments: Arguments<'_>,
+    memory: &Memory<'_>,
+) -> Result<Answer, Errno> {
+    match call {
+        FileCall::Open { .. } => {
+            let flags = arguments.open_flags(0);
+            let opened = content.open(flags)?;
+            Ok(Answer::Descriptor {
+                descriptor: opened,
+                close_on_exec: flags.contains(OFlags::CLOEXEC),
+            })
+        }
+        FileCall::Create => Err(Errno::ROFS),
+        FileCall::ReadLink { .. } => Err(Errno::INVAL),
+        FileCall::Access { .. } => {
+            content.access(arguments.get(0))?;
+            Ok(Answer::Value(0))
+        }
+        FileCall::Stat { layout, .. } => write_stat(memory, arguments, layout, &content.look()?),
+        FileCall::Statx => write_statx(memory, arguments, &content.look()?),
+        FileCall::Link { .. } => Err(Errno::XDEV),
+        FileCall::Rename { .. } | FileCall::Unlink { .. } => Err(Errno::BUSY),
+    }
+}
+
+/// Answers from the container's own files.
+fn carry_out(
+    call: FileCall,
+    arguments: Arguments<'_>,
+    memory: &Memory<'_>,
+    path: &[u8],
+    place: &Place,
+    asker: &Asker,
+) -> Result<Answer, Errno> {
+    match call {
+        FileCall::Open { .. } | FileCall::Create => {
+            let flags = match call {
+                FileCall::Create => OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC,
+                _ => arguments.open_flags(0),
             };
-            let link = format!("{own}/{link}");
-            match rest {
-                None => open_link(&link, flags),
-                Some(rest) if link.ends_with("/root") => {
-                    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-                    open_in(&link, rest, inside)
-                }
-                Some(rest) => open_in(&link, rest, beneath),
+            let opened = open(place, flags)?;
+            Ok(Answer::Descriptor {
+                descriptor: opened,
+                close_on_exec: flags.contains(OFlags::CLOEXEC),
+            })
+        }
+        FileCall::ReadLink { .. } => {
+            let target = read_link(place, path, asker)?;
+            let length = usize::try_from(arguments.get(1)).unwrap_or(usize::MAX);
+            let shown = &target[..target.len().min(length)];
+            memory.write(arguments.get(0), shown)?;
+            Ok(Answer::Value(shown.len() as i64))
+        }
+        FileCall::Access { .. } => {
+            let writes = arguments.get(0) & libc::W_OK as u64 != 0;
+            open(place, OFlags::PATH)?;
+            match writes && !matches!(place, Place::Process(..) | Place::Device(_)) {
+                true => Err(Errno::ROFS),
+                false => Ok(Answer::Value(0)),
             }
         }
+        FileCall::Stat { layout, .. } => {
+            let shown = look(place, follows(call, arguments))?;
+            write_stat(memory, arguments, layout, &shown)
+        }
+        FileCall::Statx => {
+            let shown = look(place, follows(call, arguments))?;
+            write_statx(memory, arguments, &shown)
+        }
+        FileCall::Link { .. } | FileCall::Rename { .. } | FileCall::Unlink { .. } => {
+            Ok(Answer::Continue)
+        }
     }
 }
 
-/// A path below `/proc/PID` that goes through one of the links of a process: up to that, and what
-/// comes behind it.
-fn split_link(path: &[u8]) -> Option<(&str, Option<&[u8]>)> {
-    let mut start = 0;
-    let mut components = path.split(|byte| *byte == b'/');
-    let mut first = components.next()?;
-    if first == b"task" {
-        let thread = components.next()?;
-        start = first.len() + thread.len() + 2;
-        first = components.next()?;
-    }
-    let end = match first {
-        b"exe" | b"cwd" | b"root" => start + first.len(),
-        b"fd" => {
-            let descriptor = components.next()?;
-            start + first.len() + 1 + descriptor.len()
-        }
-        _ => return None,
+fn write_stat(
+    memory: &Memory<'_>,
+    arguments: Arguments<'_>,
+    layout: StatLayout,
+    shown: &Shown,
+) -> Result<Answer, Errno> {
+    let bytes = match layout {
+        StatLayout::Native => shown.native(),
+        StatLayout::X86 => shown.x86(),
     };
-    let link = std::str::from_utf8(path.get(..end)?).ok()?;
-    let rest = path.get(end + 1..).filter(|rest| !rest.is_empty());
-    Some((link, rest))
+    memory.write(arguments.get(0), &bytes)?;
+    Ok(Answer::Value(0))
 }
 
-/// Opens what a link of a process leads to. A pipe without anybody at its other end is not waited
-/// for.
-fn open_link(link: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let waits = flags.intersects(OFlags::PATH | OFlags::NONBLOCK);
-    if waits {
-        return rustix::fs::open(link, flags, Mode::empty());
-    }
-    let opened = rustix::fs::open(link, flags | OFlags::NONBLOCK, Mode::empty())?;
-    let now = rustix::fs::fcntl_getfl(&opened)?;
-    rustix::fs::fcntl_setfl(&opened, now - OFlags::NONBLOCK)?;
-    Ok(opened)
-}
-
-/// What is at a place.
-fn look(place: &Place, naming: Naming, flags: u64) -> Result<Shown, Errno> {
-    let is_link_itself = naming == Naming::Link || flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0;
-    let mut open_flags = OFlags::PATH;
-    if is_link_itself {
-        open_flags |= OFlags::NOFOLLOW;
-    }
-    let opened = open(place, open_flags)?;
-    let name = CString::new(format!("/proc/thread-self/fd/{}", opened.as_raw_fd()));
-    let name = name.map_err(|_| Errno::INVAL)?;
-    notification::statx(&name, 0, WANTED).map(Shown::new)
-}
-
-/// Where the link at a place leads, as who asks would say it.
-fn read_link(place: &Place, path: &[u8], asker: &Asker) -> Result<Vec<u8>, Errno> {
-    match &names(path)[..] {
-        [b"proc", b"self"] => return Ok(asker.process.to_string().into_bytes()),
-        [b"proc", b"thread-self"] => {
-            return Ok(format!("{}/task/{}", asker.process, asker.thread).into_bytes());
-        }
-        _ => {}
-    }
-    let link = open(place, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let target = rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes();
-    let Place::Process(pid, _) = place else {
-        return Ok(target);
-    };
-    // Said from the container's root directory; who asks has another.
-    let root = rustix::fs::readlinkat(CWD, format!("/proc/{pid}/root"), Vec::new())?;
-    match target.strip_prefix(root.as_bytes()) {
-        Some([]) if root.as_bytes() != b"/" => Ok(b"/".to_vec()),
-        Some(rest) if rest.starts_with(b"/") => Ok(rest.to_vec()),
-        _ => Ok(target),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_s_links_are_ends_of_their_own() {
-        for (path, expected) in [
-            ("status", None),
-            ("exe", Some(("exe", None))),
-            ("fd", None),
-            ("fd/63", Some(("fd/63", None))),
-            ("cwd/a/b", Some(("cwd", Some("a/b")))),
-            ("task/7/root/etc", Some(("task/7/root", Some("etc")))),
-            ("task/7/stat", None),
-            ("fdinfo/3", None),
-        ] {
-            let expected =
-                expected.map(|(link, rest): (_, Option<&str>)| (link, rest.map(str::as_bytes)));
-            assert_eq!(split_link(path.as_bytes()), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn paths_are_taken_apart_as_written() {
-        for (path, expected) in [
-            ("/proc/./self//fd/../exe", "proc/self/exe"),
-            ("/proc/../../sys", "sys"),
-            ("/", ""),
-        ] {
-            assert_eq!(names(path.as_bytes()).join(&b'/'), expected.as_bytes());
-        }
-    }
+fn write_statx(
+    memory: &Memory<'_>,
+    arguments: Arguments<'_>,
+    shown: &Shown,
+) -> Result<Answer, Errno> {
+    memory.write(arguments.get(2), shown.statx())?;
+    Ok(Answer::Value(0))
 }

@@ -15,9 +15,12 @@
 //! is the sandbox's `/proc`, from which `PID/cwd` and `PID/fd/N` lead to what an asking process
 //! means. It has no way to the machine that the sandbox's init hasn't.
 
+mod asker;
 pub(super) mod kernel_files;
 mod names;
 mod owners;
+mod places;
+mod stand_ins;
 mod stat;
 mod target;
 
@@ -36,6 +39,7 @@ use super::spec::{FileNames, NotedPath, SandboxSpec, Security, SetupFailure, Sta
 use super::syscall::notification::{self, Answer, Listener, Question};
 use names::Names;
 use owners::Owners;
+pub(super) use stand_ins::StandIns;
 use target::{Memory, Numbers};
 
 /// What a step is supervised for.

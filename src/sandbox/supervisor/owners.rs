@@ -25,7 +25,7 @@ use crate::sandbox::syscall::notification::{self, Answer};
 const ORIGIN: &str = "user.overlay.origin";
 
 /// statx: everything that stat tells, and the birth.
-const WANTED: u32 = 0xfff;
+pub(super) const WANTED: u32 = 0xfff;
 const NO_AUTOMOUNT: u32 = AtFlags::NO_AUTOMOUNT.bits();
 
 /// Which inode: device, number, birth.

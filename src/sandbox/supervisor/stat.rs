@@ -90,6 +90,12 @@ impl Shown {
         self
     }
 
+    /// Shows what lies nowhere as a file with one name.
+    pub(super) fn with_one_name(mut self) -> Self {
+        self.put(LINKS, &1_u32.to_ne_bytes());
+        self
+    }
+
     /// `struct statx`.
     pub(super) fn statx(&self) -> &[u8] {
         &self.0

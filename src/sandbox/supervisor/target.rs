@@ -248,6 +248,29 @@ impl Target<'_> {
         opened.map_err(|errno| self.explain(errno))
     }
 
+    /// Opens it as the asking process would, to be looked at: links are followed in its own root
+    /// directory, wherever its directories are.
+    pub(super) fn look_up(&self) -> Result<OwnedFd, Errno> {
+        if self.path.starts_with(b"/") {
+            return self.open(true);
+        }
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        let start = match self.directory {
+            libc::AT_FDCWD => format!("{}/cwd", self.memory.thread),
+            directory => format!("{}/fd/{directory}", self.memory.thread),
+        };
+        let directory = rustix::fs::open(start, flags, Mode::empty())?;
+        if !self.follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&directory, &self.path, flags, Mode::empty(), below) {
+            // It leads further up, or there is no such call.
+            Err(Errno::XDEV | Errno::AGAIN | Errno::NOSYS | Errno::PERM) => self.open(true),
+            other => other,
+        }
+    }
+
     /// What isn't there may be the descriptor.
     fn explain(&self, errno: Errno) -> Errno {
         let is_open = || {

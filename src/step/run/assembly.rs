@@ -3,16 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::error::{RunError, failed};
 use crate::graph::{NetworkMode, RunSettings};
 use crate::layer::form::Form;
 use crate::layer::view::View;
 use crate::sandbox::{
-    MountSource, Network, OutsideHelper, PrivateNetwork, SandboxMount, StepCgroup,
+    MountSource, Network, OutsideHelper, PrivateNetwork, SandboxMount, StandIn, StepCgroup,
 };
 use crate::step::agent::AgentSocket;
 use crate::step::mount_points::{Kind, MountPoints};
@@ -24,6 +26,8 @@ use crate::store::{Lock, Scratch};
 pub(in crate::step) struct Assembly {
     pub(in crate::step) mounts: Vec<SandboxMount>,
     pub(in crate::step) passed: Vec<OwnedFd>,
+    /// Secrets where nothing can be mounted.
+    pub(in crate::step) stand_ins: Vec<StandIn>,
     pub(in crate::step) env: Vec<String>,
     pub(in crate::step) points: MountPoints,
     pub(in crate::step) scratch: Vec<Scratch>,
@@ -134,7 +138,7 @@ impl Assembly {
         });
     }
 
-    /// Shows `content` as a read-only file that no disk ever holds.
+    /// Shows `content` as a read-only file in memory.
     pub(in crate::step) fn memory_file(
         &mut self,
         target: &str,
@@ -142,24 +146,51 @@ impl Assembly {
         mode: u32,
         owner: (u32, u32),
     ) -> Result<(), RunError> {
-        let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        let memory = rustix::fs::memfd_create("file", flags)
-            .map_err(|error| failed("making a file in memory")(error.into()))?;
-        let mut memory = File::from(memory);
-        memory
-            .write_all(content)
-            .map_err(failed("making a file in memory"))?;
-        io::Seek::rewind(&mut memory).map_err(failed("making a file in memory"))?;
+        self.file(target, content, mode, owner, false)
+    }
+
+    /// The same, and no disk ever holds it.
+    pub(super) fn secret_file(
+        &mut self,
+        target: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), RunError> {
+        self.file(target, content, mode, owner, true)
+    }
+
+    fn file(
+        &mut self,
+        target: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+        is_secret: bool,
+    ) -> Result<(), RunError> {
+        let memory = in_memory(content).map_err(failed("making a file in memory"))?;
         let source = MountSource::File {
+            is_secret,
             index: self.passed.len(),
             mode,
             uid: owner.0,
             gid: owner.1,
         };
-        self.passed.push(memory.into());
+        self.passed.push(memory);
         self.push(target.as_bytes(), source, true);
         Ok(())
     }
+}
+
+/// A file in memory that nobody changes any more.
+fn in_memory(content: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut memory = File::from(rustix::fs::memfd_create("file", flags)?);
+    memory.write_all(content)?;
+    memory.rewind()?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    Ok(memory.into())
 }
 
 /// What `/etc/hosts` says to a program on a machine of this name, with the user's own lines.

@@ -1,5 +1,6 @@
 //! What lies in a step's folder while the step runs and is no part of its file system: places for
-//! mounts, and where nothing can be mounted, the things themselves.
+//! mounts, and where nothing can be mounted, the things themselves. A secret is none of these: an
+//! empty file lies in its place.
 //!
 //! A thing comes by rename, and what was in its place waits beside the folder; afterwards both go
 //! back. Directories that this happens in keep the times that the image or the step gave them. The
@@ -7,8 +8,8 @@
 //! descriptor of its directory, and is only taken for what it was if it still is that file.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -54,10 +55,8 @@ enum Kind {
     MountPoint,
     /// A folder or file that goes back to where it came from.
     Lent(PathBuf),
-    /// A folder that goes.
-    Folder,
-    /// A file in memory where there are mounts: it is overwritten before it goes.
-    Secret,
+    /// A folder or file that goes.
+    Made,
 }
 
 impl Fixtures {
@@ -135,9 +134,10 @@ impl Fixtures {
                 rustix::fs::mkdir(&made, Mode::RWXU)
                     .and_then(|()| rustix::fs::chmod(&made, Mode::from_raw_mode(mode & 0o7777)))
                     .map_err(fail)?;
-                self.put(path, &made, Kind::Folder)
+                self.put(path, &made, Kind::Made)
             }
             MountSource::File {
+                is_secret: false,
                 index,
                 mode,
                 uid,
@@ -146,14 +146,27 @@ impl Fixtures {
                 let content = passed.get(*index).ok_or(Errno::BADF).map_err(fail)?;
                 let made = self.next_aside();
                 copy_file(content, &made, *mode, (*uid, *gid)).map_err(fail)?;
-                self.put(path, &made, Kind::Secret)
+                self.put(path, &made, Kind::Made)
             }
-            MountSource::Descriptor { .. } | MountSource::Layers { .. } => {
-                Err(RunError::NoMounts {
-                    target: display_path(path),
-                })
-            }
+            MountSource::File { .. }
+            | MountSource::Descriptor { .. }
+            | MountSource::Layers { .. } => Err(RunError::NoMounts {
+                target: display_path(path),
+            }),
         }
+    }
+
+    /// Puts an empty file in a secret's place, and gives it. Nobody but root may open it: who isn't
+    /// shown the secret instead is to find that out.
+    pub(super) fn put_stand_in(&mut self, path: &[u8]) -> Result<OwnedFd, RunError> {
+        let fail = |errno| failed("make", path, errno);
+        let made = self.next_aside();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::open(&made, flags, Mode::empty()).map_err(fail)?;
+        let found = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&made, found, Mode::empty()).map_err(fail)?;
+        self.put(path, &made, Kind::Made)?;
+        Ok(file)
     }
 
     fn next_aside(&self) -> PathBuf {
@@ -249,7 +262,7 @@ impl Placed {
         };
         match &self.kind {
             // Something else has taken its place: what it was is gone.
-            Kind::Lent(_) | Kind::Folder | Kind::Secret if !is_same => {
+            Kind::Lent(_) | Kind::Made if !is_same => {
                 remove_all(directory, &self.name).map_err(errno)
             }
             Kind::Lent(home) => match rustix::fs::renameat(directory, &*self.name, CWD, home) {
@@ -257,11 +270,7 @@ impl Placed {
                 Err(Errno::NOENT) => remove_all(directory, &self.name).map_err(errno),
                 other => other,
             },
-            Kind::Folder => remove_all(directory, &self.name).map_err(errno),
-            Kind::Secret => {
-                overwrite(directory, &self.name);
-                remove_all(directory, &self.name).map_err(errno)
-            }
+            Kind::Made => remove_all(directory, &self.name).map_err(errno),
             Kind::MountPoint if !is_same && self.saved.is_none() => Ok(()),
             Kind::MountPoint => {
                 match rustix::fs::unlinkat(directory, &*self.name, AtFlags::empty()) {
@@ -318,18 +327,6 @@ fn copy_file(from: &OwnedFd, to: &Path, mode: u32, owner: (u32, u32)) -> Result<
     let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
     rustix::fs::fchown(&made, Some(uid), Some(gid))?;
     rustix::fs::fchmod(&made, Mode::from_raw_mode(mode & 0o7777))
-}
-
-/// Writes zeroes over a file, as far as that goes.
-fn overwrite(directory: BorrowedFd<'_>, name: &[u8]) {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
-        return;
-    };
-    let mut file = std::fs::File::from(file);
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    let _ = io::copy(&mut io::repeat(0).take(length), &mut file);
-    let _ = file.sync_data();
 }
 
 fn errno(error: io::Error) -> Errno {

@@ -157,6 +157,7 @@ impl StepContext {
             folder: root.folder(),
             xattr_namespace: xattr_namespace(&self.materializer),
             mounts: std::mem::take(&mut assembly.mounts),
+            stand_ins: std::mem::take(&mut assembly.stand_ins),
             args: run.args.clone(),
             env: std::mem::take(&mut assembly.env),
             cwd: run.cwd.clone().into_bytes(),

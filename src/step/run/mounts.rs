@@ -204,7 +204,7 @@ impl StepContext {
                 }
                 if *file {
                     assembly.point(view, target, Kind::File)?;
-                    assembly.memory_file(&mount.target, value, *mode, (*uid, *gid))?;
+                    assembly.secret_file(&mount.target, value, *mode, (*uid, *gid))?;
                 }
                 Ok(())
             }

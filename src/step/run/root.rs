@@ -3,9 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
 
 use super::assembly::Assembly;
 use super::error::{RunError, failed};
@@ -15,7 +18,7 @@ use crate::layer::form::Form;
 use crate::layer::index::Index;
 use crate::layer::view::{Found, View};
 use crate::layer::{apply, diff};
-use crate::sandbox::{HostPath, Writable, fill_dev};
+use crate::sandbox::{HostPath, MountSource, StandIn, Writable, fill_dev};
 use crate::snapshot::{Materializer, Snapshot, SnapshotError, StorageDriver, WorkFolder};
 use crate::step::StepError;
 use crate::step::mount_points::{MountPoints, root_entry};
@@ -164,7 +167,26 @@ impl StepRoot {
                     path: String::from_utf8_lossy(&mount.target).into_owned(),
                     source,
                 })?;
-            fixtures.put_mount(&target.path, &mount.source, &assembly.passed)?;
+            let MountSource::File {
+                is_secret: true,
+                index,
+                mode,
+                uid,
+                gid,
+            } = mount.source
+            else {
+                fixtures.put_mount(&target.path, &mount.source, &assembly.passed)?;
+                continue;
+            };
+            let place = fixtures.put_stand_in(&target.path)?;
+            if let Some(content) = assembly.passed.get(index) {
+                give(content, mode, (uid, gid)).map_err(failed("making a secret"))?;
+            }
+            assembly.stand_ins.push(StandIn {
+                place: assembly.passed.len(),
+                content: index,
+            });
+            assembly.passed.push(place);
         }
         Ok(())
     }
@@ -210,6 +232,19 @@ impl StepRoot {
             }
         }
     }
+}
+
+/// Sets the mode and owner of an open file.
+fn give(file: &OwnedFd, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    let mode = mode & 0o7777;
+    match rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) {
+        // A machine may forbid programs in memory (`vm.memfd_noexec`).
+        Err(Errno::PERM) => rustix::fs::fchmod(file, Mode::from_raw_mode(mode & !0o111))?,
+        other => other?,
+    }
+    Ok(())
 }
 
 fn upper_changes(
