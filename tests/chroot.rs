@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::emulation::{busybox, path_with};
 use crate::storage_drivers::{assert_same_layers, built, built_by, changes};
 use crate::support::{
-    Finished, Image, Need, Podman, Project, Rbuild, User, base_image_mirror, is_running, needs,
-    run_with_timeout,
+    Finished, Image, Need, Podman, Project, Rbuild, User, architecture, base_image_mirror,
+    is_running, needs, run_with_timeout,
 };
 
 /// Calls that Docker's filter refuses to whom lacks CAP_SYS_ADMIN, and Podman's doesn't.
@@ -253,6 +254,30 @@ fn what_needs_a_namespace_is_refused_in_words() {
     let log = run_with_timeout(container.wrap(&build.command()), None).fails();
     log.says(&["a step can't have secrets together with every privilege"]);
     drop(key);
+}
+
+#[test]
+fn an_emulator_that_no_step_can_have_is_refused_with_what_helps() {
+    if !needs(&[Need::Emulators]) || architecture() != "amd64" {
+        return;
+    }
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    let path = path_with(&rbuild, &["qemu-aarch64-static"]);
+    let rbuild = rbuild.env("PATH", path);
+    let project = busybox("arm64", "RUN uname -m");
+    let build = rbuild.build(&project).args(["--platform", "linux/arm64"]);
+    let finished = run_with_timeout(container.wrap(&build.command()), None);
+    if finished.status.success() {
+        return crate::support::skip("an emulator is registered with this machine");
+    }
+    finished.fails().says(&[
+        "error: programs for linux/arm64 don't run on this machine: `",
+        "with the isolation `chroot` steps have no user namespace; to fix it: register emulators \
+         with the machine: install the package `qemu-user-static` there",
+    ]);
 }
 
 /// A secret, which is a script, and the option that gives it.

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// A folder for PATH with the emulators of these names.
-fn path_with(rbuild: &Rbuild, names: &[&str]) -> PathBuf {
+pub(crate) fn path_with(rbuild: &Rbuild, names: &[&str]) -> PathBuf {
     let folder = rbuild.home().join("programs");
     std::fs::create_dir_all(&folder).unwrap();
     // What rbuild itself calls on its way into a user namespace.
@@ -31,7 +31,7 @@ fn path_with(rbuild: &Rbuild, names: &[&str]) -> PathBuf {
 }
 
 /// A root file system of one static busybox for a processor, and its Dockerfile's further lines.
-fn busybox(name: &str, lines: &str) -> Project {
+pub(crate) fn busybox(name: &str, lines: &str) -> Project {
     let lines: Vec<&str> = lines.lines().map(str::trim).collect();
     let dockerfile = format!(
         "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\n\
@@ -271,46 +271,59 @@ fn the_doctor_says_which_platforms_run() {
 }
 
 /// A machine with an emulator registered, as one on which the package is installed: a user
-/// namespace in which that was done before rbuild came.
+/// namespace of every id, in which that was done before rbuild came.
+fn on_a_machine_that_emulates(rbuild: &Rbuild, build: &std::process::Command) -> Finished {
+    let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
+    let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+    let emulator = emulators().join("bin/qemu-aarch64-static");
+    let (outside, inside) = (
+        rbuild.out().join("outside.sh"),
+        rbuild.out().join("inside.sh"),
+    );
+    let text = r#"
+        unshare --user --mount -- sh -c 'until read -r ids < /proc/self/uid_map; do sleep 0.1; done; exec sh "$@"' sh "$@" &
+        until [ "$(readlink /proc/$!/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.1; done
+        echo 0 0 65536 > /proc/$!/gid_map
+        echo 0 0 65536 > /proc/$!/uid_map
+        wait $!
+        "#;
+    std::fs::write(&outside, text).unwrap();
+    let text = format!(
+        "set -e\n/bin/mount -t binfmt_misc none /proc/sys/fs/binfmt_misc\n\
+         printf '%s' ':machine:M::{magic}:{mask}:{}:F' > /proc/sys/fs/binfmt_misc/register\n\
+         PATH={}\nexec \"$@\"\n",
+        emulator.display(),
+        path_with(rbuild, &[]).display()
+    );
+    std::fs::write(&inside, text).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args([outside, inside]);
+    command.arg(build.get_program()).args(build.get_args());
+    for (name, value) in build.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command.current_dir(rbuild.out());
+    run_with_timeout(command, None)
+}
+
 #[test]
 fn what_the_machine_has_registered_is_used() {
     if !needs(&[Need::Sandbox, Need::Emulators, Need::Root]) || architecture() != "amd64" {
         return;
     }
-    let rbuild = Rbuild::new(&User::Caller);
-    let path = path_with(&rbuild, &[]);
-    let rbuild = rbuild.env("PATH", path);
-    let project = busybox("arm64", "RUN uname -m");
-    let mut build = rbuild
-        .build(&project)
-        .args(["--platform", "linux/arm64"])
-        .command();
-    let script = rbuild.out().join("script.sh");
-    let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
-    let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
-    let emulator = emulators().join("bin/qemu-aarch64-static");
-    let text = format!(
-        "set -e\n/bin/mount -t binfmt_misc none /proc/sys/fs/binfmt_misc\n\
-         printf '%s' ':machine:M::{magic}:{mask}:{}:F' > /proc/sys/fs/binfmt_misc/register\n\
-         exec \"$@\"\n",
-        emulator.display()
-    );
-    std::fs::write(&script, text).unwrap();
-    let mut command = std::process::Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user", "--mount", "--", "sh"])
-        .arg(&script);
-    command.arg(build.get_program()).args(build.get_args());
-    for (name, value) in build.get_envs() {
-        if let Some(value) = value.filter(|_| name != "PATH") {
-            command.env(name, value);
+    for isolation in ["root", "chroot"] {
+        let rbuild = Rbuild::new(&User::Caller);
+        let project = busybox("arm64", "RUN uname -m");
+        let build =
+            rbuild
+                .build(&project)
+                .args(["--platform", "linux/arm64", "--isolation", isolation]);
+        let finished = on_a_machine_that_emulates(&rbuild, &build.command());
+        if finished.stderr.contains("mount:") {
+            return crate::support::skip("user namespaces have no binfmt_misc here (Linux 6.7)");
         }
+        assert_eq!(finished.ok().output(), ["aarch64"], "{isolation}");
     }
-    command.current_dir(rbuild.out());
-    build.stdin(std::process::Stdio::null());
-    let finished = run_with_timeout(command, None);
-    if finished.stderr.contains("mount:") {
-        return crate::support::skip("user namespaces have no binfmt_misc here (Linux 6.7)");
-    }
-    assert_eq!(finished.ok().output(), ["aarch64"]);
 }

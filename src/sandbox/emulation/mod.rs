@@ -16,7 +16,7 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -48,27 +48,31 @@ pub struct Unavailable {
 pub(super) struct Emulation {
     /// Where emulators are looked for.
     folders: Vec<PathBuf>,
+    /// Whether steps can be in a user namespace of their own.
+    can_enter: bool,
     instance: Option<Result<Instance, Missing>>,
     known: BTreeMap<&'static str, Result<Means, Unavailable>>,
 }
 
 impl Emulation {
-    /// Knows nothing yet.
-    pub(super) fn new(folders: Vec<PathBuf>) -> Self {
+    /// Knows nothing yet. Without `can_enter`, steps can't be in a user namespace of their own.
+    pub(super) fn new(folders: Vec<PathBuf>, can_enter: bool) -> Self {
         Self {
             folders,
+            can_enter,
             instance: None,
             known: BTreeMap::new(),
         }
     }
 
     /// Sees to it that programs of the platform run. Gives the user namespace that they have to be
-    /// in, where it must be another one.
+    /// in, where it must be another one. In `place` one is tried where nothing can be mounted.
     pub(super) fn provide(
         &mut self,
         platform: &Platform,
+        place: Option<&Path>,
     ) -> Result<Option<BorrowedFd<'_>>, Unavailable> {
-        match self.means(platform)? {
+        match self.means(platform, place)? {
             Means::Processor | Means::Machine => Ok(None),
             Means::Emulator { .. } => Ok(match &self.instance {
                 Some(Ok(instance)) => Some(instance.user_namespace()),
@@ -78,7 +82,11 @@ impl Emulation {
     }
 
     /// By what means they run, which is made where it isn't there yet.
-    pub(super) fn means(&mut self, platform: &Platform) -> Result<Means, Unavailable> {
+    pub(super) fn means(
+        &mut self,
+        platform: &Platform,
+        place: Option<&Path>,
+    ) -> Result<Means, Unavailable> {
         let host = Platform::host();
         if platform.os == host.os && platform.architecture == host.architecture {
             return Ok(Means::Processor);
@@ -91,7 +99,7 @@ impl Emulation {
         if let Some(known) = self.known.get(machine.architecture) {
             return known.clone();
         }
-        let found = self.find(machine, platform, &host);
+        let found = self.find(machine, platform, &host, place);
         self.known.insert(machine.architecture, found.clone());
         found
     }
@@ -101,6 +109,7 @@ impl Emulation {
         machine: &'static Machine,
         platform: &Platform,
         host: &Platform,
+        place: Option<&Path>,
     ) -> Result<Means, Unavailable> {
         let unavailable = |reason: String, fix: Option<String>| Unavailable {
             platform: platform.to_string(),
@@ -108,7 +117,7 @@ impl Emulation {
             fix,
         };
         let tried = |inside: Option<BorrowedFd<'_>>| {
-            trial::runs(machine, inside)
+            trial::runs(machine, inside, place)
                 .map_err(|errno| unavailable(format!("none can be tried: {errno}"), None))
         };
         if tried(None)? {
@@ -140,6 +149,11 @@ impl Emulation {
             );
             unavailable(reason, Some(fix))
         };
+        if !self.can_enter {
+            return Err(refused(
+                "with the isolation `chroot` steps have no user namespace".to_owned(),
+            ));
+        }
         let instance = match self.instance.get_or_insert_with(Instance::make) {
             Ok(instance) => instance,
             Err(missing) => return Err(refused(missing.to_string())),

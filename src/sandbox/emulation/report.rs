@@ -1,6 +1,6 @@
 //! What `rbuild doctor` asks: which platforms' programs run here, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::WaitOptions;
 use serde::{Deserialize, Serialize};
@@ -36,9 +36,10 @@ pub struct PlatformReport {
     pub means: Result<Means, Unavailable>,
 }
 
-/// Tries every platform on a rung, with the emulators in `folders`, in a process of its own. Empty
-/// where there is no sandbox to try them in. Only before any thread exists.
-pub fn diagnose(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
+/// Tries every platform on a rung, with the emulators in `folders`, in a process of its own, and where
+/// nothing can be mounted in `place`. Empty where there is no sandbox to try them in. Only before any
+/// thread exists.
+pub fn diagnose(rung: Rung, folders: &[PathBuf], place: &Path) -> Vec<PlatformReport> {
     if rung == Rung::None {
         return Vec::new();
     }
@@ -49,7 +50,7 @@ pub fn diagnose(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
         Ok(Fork::Child) => {
             drop(near);
             // Nobody is left to be told if this fails.
-            let _ = far.send(&try_all(rung, folders), &[]);
+            let _ = far.send(&try_all(rung, folders, place), &[]);
             syscall::exit(0)
         }
         Ok(Fork::Parent(pid)) => {
@@ -65,18 +66,18 @@ pub fn diagnose(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
     }
 }
 
-fn try_all(rung: Rung, folders: &[PathBuf]) -> Vec<PlatformReport> {
+fn try_all(rung: Rung, folders: &[PathBuf], place: &Path) -> Vec<PlatformReport> {
     let Ok(found) = isolation::attempt(rung, None) else {
         return Vec::new();
     };
     if process::enter_found(&found).is_err() {
         return Vec::new();
     }
-    let mut emulation = Emulation::new(folders.to_vec());
+    let mut emulation = Emulation::new(folders.to_vec(), rung != Rung::Chroot);
     let reports = MACHINES.iter().map(|machine| {
         let platform = Platform::new("linux", machine.architecture, None);
         PlatformReport {
-            means: emulation.means(&platform),
+            means: emulation.means(&platform, Some(place)),
             platform: platform.to_string(),
         }
     });

@@ -1,11 +1,14 @@
 //! Whether a program of some processor runs here, found by running one: the smallest there is, in a
 //! root folder that holds nothing else, as a step's root may hold nothing of this machine.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, WaitOptions};
+use tempfile::TempDir;
 
 use super::instance;
 use super::machine::{EXIT_CODE, Machine};
@@ -16,12 +19,26 @@ use crate::sandbox::syscall::{self, Fork};
 /// No emulator may take longer to end a program that does nothing, in seconds of its own time.
 const LONGEST: u64 = 10;
 
-/// Runs a program of the machine, in this user namespace where one is given.
+/// Runs a program of the machine, in this user namespace where one is given. Its folder is in memory,
+/// or where nothing can be mounted in `place`.
 ///
 /// An emulator that does not know what to do with a program's first argument takes it for the
 /// program: it names nothing here, so that shows.
-pub(super) fn runs(machine: &Machine, inside: Option<BorrowedFd<'_>>) -> Result<bool, Errno> {
-    let folder = mount::private_tmpfs().map_err(|error| error.errno)?;
+pub(super) fn runs(
+    machine: &Machine,
+    inside: Option<BorrowedFd<'_>>,
+    place: Option<&Path>,
+) -> Result<bool, Errno> {
+    // Goes when the program has ended.
+    let (folder, _temporary) = match (mount::private_tmpfs(), place) {
+        (Ok(folder), _) => (folder, None),
+        (Err(_), Some(place)) => {
+            let (folder, temporary) = folder_in(place)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            (folder, Some(temporary))
+        }
+        (Err(error), None) => return Err(error.errno),
+    };
     put(&folder, &machine.program())?;
     match syscall::fork()? {
         Fork::Child => {
@@ -34,6 +51,13 @@ pub(super) fn runs(machine: &Machine, inside: Option<BorrowedFd<'_>>) -> Result<
             Ok(ended.is_some_and(|(_, status)| status.exit_status() == Some(EXIT_CODE)))
         }
     }
+}
+
+fn folder_in(place: &Path) -> io::Result<(OwnedFd, TempDir)> {
+    let temporary = tempfile::Builder::new().prefix("trial").tempdir_in(place)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(temporary.path(), flags, Mode::empty())?;
+    Ok((folder, temporary))
 }
 
 fn put(folder: &OwnedFd, program: &[u8]) -> Result<(), Errno> {

@@ -74,7 +74,7 @@ pub(in crate::sandbox) fn serve(
     confinement: Confinement,
 ) -> ! {
     let mut server = Server {
-        emulation: Emulation::new(emulators),
+        emulation: Emulation::new(emulators, confinement != Confinement::Chroot),
         confinement,
         channel,
         lifeline,
@@ -179,11 +179,6 @@ impl Server {
         mut files: StepFiles,
     ) -> Result<Sandbox, SetupFailure> {
         let user_namespace = emulated(&mut self.emulation, spec)?;
-        if self.confinement == Confinement::Chroot && user_namespace.is_some() {
-            return Err(SetupFailure::request(
-                "with the isolation `chroot` no emulator of another processor can be registered",
-            ));
-        }
         take_mounts(spec, &mut files)?;
         let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
         let (report, write_report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -265,7 +260,13 @@ fn emulated<'a>(
     };
     let platform = spec.platform.parse::<Platform>();
     let platform = platform.map_err(|error| failed(error.to_string()))?;
-    let provided = emulation.provide(&platform);
+    let provided = emulation.provide(
+        &platform,
+        // Beside the step's folder.
+        spec.folder
+            .as_ref()
+            .and_then(|folder| folder.as_path().parent()),
+    );
     provided.map_err(|error| failed(error.to_string()))
 }
 

@@ -37,10 +37,11 @@ pub fn run(
 ) -> Result<(), Failure> {
     let choice = store_root(settings, environment)?;
     let store = facts::Place::of(choice)?;
-    let attempts = isolation::diagnose(&store.tried);
+    let tried = store.tried.clone();
+    let attempts = isolation::diagnose(&tried);
     let mut facts = Facts::new(attempts, store, settings);
     if let Some(rung) = facts.chosen {
-        facts.platforms = emulation::diagnose(rung, &settings.programs);
+        facts.platforms = emulation::diagnose(rung, &settings.programs, &tried);
     }
     let text = match arguments.json {
         true => report::json(&facts),
