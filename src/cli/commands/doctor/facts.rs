@@ -101,6 +101,8 @@ pub(super) struct Place {
     pub(super) total: u64,
     /// Why it is not the usual one.
     pub(super) note: Option<String>,
+    /// Folders of other file systems that this user may write to, where overlay can: volumes.
+    pub(super) volumes: Vec<PathBuf>,
 }
 
 impl Place {
@@ -119,6 +121,7 @@ impl Place {
             free: found.f_bavail.saturating_mul(found.f_frsize),
             total: found.f_blocks.saturating_mul(found.f_frsize),
             note: choice.note.clone(),
+            volumes: volumes(),
             tried,
             path,
         })
@@ -134,19 +137,54 @@ fn file_system(path: &Path) -> Option<String> {
         rustix::fs::minor(device)
     );
     let real = fs::canonicalize(path).ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = fs::read_to_string(MOUNTS).ok()?;
     file_system_in(&mounts, &device, &real)
 }
 
-/// By device, or where the file system has one of its own for each subvolume, by path.
-fn file_system_in(mounts: &str, device: &str, path: &Path) -> Option<String> {
-    let mounts = mounts.lines().filter_map(|line| {
+/// The kernel's list of mounts.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Mounted folders that may hold a store.
+fn volumes() -> Vec<PathBuf> {
+    let writable = |path: &Path| {
+        path.is_dir() && rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+    let mut volumes = volumes_in(&mounts);
+    volumes.retain(|path| writable(path));
+    volumes
+}
+
+/// Mount points of the kinds of file systems that overlay writes to and that outlive a program.
+/// Neither the root directory nor what the system itself keeps in such places is anybody's volume.
+fn volumes_in(mounts: &str) -> Vec<PathBuf> {
+    const SYSTEM: [&str; 9] = [
+        "/boot", "/dev", "/etc", "/home", "/proc", "/run", "/sys", "/usr", "/var/run",
+    ];
+    let mut volumes: Vec<PathBuf> = fields_of(mounts)
+        .filter(|(_, _, kind)| matches!(*kind, "ext4" | "xfs" | "btrfs" | "f2fs"))
+        .map(|(_, target, _)| PathBuf::from(target))
+        .filter(|target| target.as_path() != Path::new("/"))
+        .filter(|target| !SYSTEM.iter().any(|system| target.starts_with(system)))
+        .collect();
+    volumes.sort();
+    volumes.dedup();
+    volumes
+}
+
+/// Device, mount point and kind of every mount.
+fn fields_of(mounts: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    mounts.lines().filter_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut fields = left.split(' ').skip(2);
         let (device, target) = (fields.next()?, fields.nth(1)?);
         Some((device, target, right.split(' ').next()?))
-    });
-    let mounts: Vec<(&str, &str, &str)> = mounts.collect();
+    })
+}
+
+/// By device, or where the file system has one of its own for each subvolume, by path.
+fn file_system_in(mounts: &str, device: &str, path: &Path) -> Option<String> {
+    let mounts: Vec<(&str, &str, &str)> = fields_of(mounts).collect();
     let by_device = mounts.iter().find(|mount| mount.0 == device);
     let by_path = || {
         let above = mounts.iter().filter(|mount| path.starts_with(mount.1));
@@ -216,5 +254,19 @@ mod tests {
             assert_eq!(found.as_deref(), kind, "{path}");
         }
         assert_eq!(file_system_in("nonsense\n", "8:1", Path::new("/")), None);
+    }
+
+    #[test]
+    fn volumes_are_what_was_mounted_for_the_user() {
+        let mounts = "22 1 0:30 / / rw,relatime - overlay overlay rw\n\
+                      23 22 8:1 /h /etc/hosts rw - ext4 /dev/sda1 rw\n\
+                      24 22 0:45 / /dev/shm rw - tmpfs tmpfs rw\n\
+                      25 22 8:1 /volumes/1 /cache rw - ext4 /dev/sda1 rw\n\
+                      26 22 8:2 /volumes/2 /builds rw - xfs /dev/sdb rw\n\
+                      27 22 0:31 / /shared rw - nfs4 server:/ rw\n";
+        assert_eq!(
+            volumes_in(mounts),
+            [Path::new("/builds"), Path::new("/cache")]
+        );
     }
 }

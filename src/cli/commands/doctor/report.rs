@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::facts::Facts;
+use super::facts::{Facts, Place};
 use crate::cli::CHROOT_LOSES;
 use crate::cli::ui::format;
 use crate::cli::ui::style::Style;
@@ -14,8 +14,23 @@ use crate::sandbox::{IdRange, Means, PlatformReport, Refusal, Rung};
 use crate::snapshot::StorageDriver;
 
 /// What makes steps start sooner where overlay can't write to the store's folder.
-const UPPER_FIX: &str = "set RBUILD_ROOT to a folder on another file system, such as a volume of \
-    the container: ext4, xfs, btrfs or, from Linux 6.6 on, tmpfs";
+fn upper_fix(store: &Place) -> String {
+    let volumes: Vec<String> = store
+        .volumes
+        .iter()
+        .take(3)
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
+    match volumes.as_slice() {
+        [] => "set RBUILD_ROOT to a folder on another file system, such as a volume of the \
+               container: ext4, xfs, btrfs or, from Linux 6.6 on, tmpfs"
+            .to_owned(),
+        volumes => format!(
+            "set RBUILD_ROOT to a folder on another file system: on {}, say",
+            volumes.join(" or ")
+        ),
+    }
+}
 
 /// The report for people.
 pub(super) fn text(facts: &Facts, style: Style) -> String {
@@ -69,7 +84,7 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
         }
         Some(Err(reason)) => {
             line(&mut out, "overlay", &style.error("refused: "), reason);
-            line(&mut out, "", &style.hint("fix: "), UPPER_FIX);
+            line(&mut out, "", &style.hint("fix: "), &upper_fix(store));
         }
         None => line(
             &mut out,
@@ -240,7 +255,9 @@ pub(super) fn json(facts: &Facts) -> String {
     let upper = match facts.upper() {
         None => Value::Null,
         Some(Ok(())) => json!({ "works": true }),
-        Some(Err(reason)) => json!({ "works": false, "reason": reason, "fix": UPPER_FIX }),
+        Some(Err(reason)) => {
+            json!({ "works": false, "reason": reason, "fix": upper_fix(&facts.store) })
+        }
     };
     let report = json!({
         "version": env!("CARGO_PKG_VERSION"),
