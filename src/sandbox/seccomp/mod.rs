@@ -483,4 +483,28 @@ mod tests {
         // Who isn't root is told the truth about changing users.
         assert_eq!(run(&user, x86_64, 105, 0), RETURN_ALLOW);
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn only_where_files_stand_in_for_others_every_way_to_open_one_is_asked_about() {
+        let (without, with) = (showing_filter(false), showing_filter(true));
+        for (name, number, expected, with_stand_ins) in [
+            ("openat", 257, RETURN_NOTIFY, RETURN_NOTIFY),
+            ("openat2", 437, RETURN_ALLOW, NOSYS),
+            ("creat", 85, RETURN_ALLOW, RETURN_NOTIFY),
+            ("renameat2", 316, RETURN_ALLOW, RETURN_NOTIFY),
+            ("linkat", 265, RETURN_ALLOW, RETURN_NOTIFY),
+            ("unlink", 87, RETURN_ALLOW, RETURN_NOTIFY),
+            ("statx", 332, RETURN_NOTIFY, RETURN_NOTIFY),
+        ] {
+            assert_eq!(run(&without, 0xc000_003e, number, 0), expected, "{name}");
+            let got = run(&with, 0xc000_003e, number, 0);
+            assert_eq!(got, with_stand_ins, "{name}");
+        }
+        let of_descriptor = [0, 0, libc::AT_EMPTY_PATH as u32];
+        let got = run_with(&with, 0xc000_003e, 332, of_descriptor);
+        assert_eq!(got, RETURN_ALLOW, "statx of a descriptor");
+        let got = run(&with, 0x4000_0003, 195, 0);
+        assert_eq!(got, RETURN_NOTIFY, "stat64 on x86");
+    }
 }

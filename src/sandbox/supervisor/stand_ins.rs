@@ -47,6 +47,9 @@ impl StandIns {
         spec: &SandboxSpec,
         passed: &[OwnedFd],
     ) -> Result<Self, SetupFailure> {
+        if !spec.stand_ins.is_empty() {
+            super::check()?;
+        }
         let failed =
             |errno| SetupFailure::new(Stage::Process, "can't show the step its secrets", errno);
         let file = |index: usize| {
