@@ -12,6 +12,7 @@ mod support;
 
 mod add_url;
 mod base_images;
+mod beyond_ids;
 mod cache;
 mod cgroups;
 mod chroot;

@@ -19,7 +19,6 @@ use super::entry::{Entry, EntryKind, display_path, is_inside, join_path, split_p
 use super::error::LayerError;
 use super::form::Form;
 use super::index::{INLINE_LIMIT, Index};
-use super::override_stat;
 use super::tar_writer::{TarWriter, check_entry, inline_slot};
 use super::view::{Found, View};
 use super::xattr::{OVERRIDE_STAT, Target, Xattrs, is_carried, is_overlay};
@@ -28,7 +27,7 @@ use crate::fs::descent::{Descent, Missing, open_file};
 use crate::fs::root::file_type;
 use crate::fs::walk::{Descend, Visited, walk};
 use crate::time::Timestamp;
-use owners::Unnoted;
+use owners::{Origin, Teller};
 use same::has_same_metadata;
 
 pub use owners::{NotedOwner, Owners};
@@ -225,10 +224,16 @@ impl Scan<'_, '_> {
         let kind = EntryKind::Directory { opaque: false };
         let over = xattrs.remove(OVERRIDE_STAT);
         let mut entry = entry_of(Vec::new(), &stat, kind, xattrs);
-        if self.form.notes_owners()
-            && let Some(over) = self.owners.believed(over, self.below.get(b""))
-        {
-            override_stat::apply(&over, &mut entry);
+        if self.form.notes_owners() {
+            let teller = Teller {
+                file: Target::Open(tree),
+                path: b"",
+                inode: stat.st_ino,
+                attribute: over,
+                found: self.below.get(b""),
+                origin: Origin::Root,
+            };
+            teller.give_owner(self.owners, self.form, &mut entry)?;
         }
         let group = owners::handed_on(self.form, &entry);
         let changed = self
@@ -325,17 +330,16 @@ impl Scan<'_, '_> {
                 .into_bytes();
         }
         if self.form.notes_owners() {
-            let is_forged = over.is_some();
-            match self.owners.believed(over, found) {
-                Some(over) => override_stat::apply(&over, &mut entry),
-                None => Unnoted {
-                    found,
-                    copied_up: marks.copied_up || was_there,
-                    group,
-                    is_forged,
-                }
-                .give_owner(self.owners, &mut entry, visited)?,
-            }
+            let copied_up = marks.copied_up || was_there;
+            let teller = Teller {
+                file: Target::In(visited.directory, visited.name),
+                path: visited.path,
+                inode: visited.stat.st_ino,
+                attribute: over,
+                found,
+                origin: Origin::Walk { copied_up, group },
+            };
+            teller.give_owner(self.owners, self.form, &mut entry)?;
         }
         Ok((entry, marks.opaque))
     }

@@ -103,6 +103,11 @@ impl Form {
         self.ownership == Ownership::OverrideStat
     }
 
+    /// The highest user and group up to which all are mapped.
+    pub fn highest(&self) -> Option<(u32, u32)> {
+        Some((highest(&self.uid_map)?, highest(&self.gid_map)?))
+    }
+
     /// Whether a file can really be owned by this user and group of the image.
     pub fn is_mapped(&self, uid: u32, gid: u32) -> bool {
         is_in(&self.uid_map, uid) && is_in(&self.gid_map, gid)
@@ -112,6 +117,23 @@ impl Form {
 fn is_in(map: &[(u32, u32, u32)], id: u32) -> bool {
     map.iter()
         .any(|&(inside, _, count)| id.checked_sub(inside).is_some_and(|n| n < count))
+}
+
+/// The highest id up to which all are mapped.
+fn highest(map: &[(u32, u32, u32)]) -> Option<u32> {
+    let mut ranges: Vec<_> = map
+        .iter()
+        .map(|&(first, _, count)| (first, count))
+        .collect();
+    ranges.sort_unstable();
+    let mut next = 0_u32;
+    for (first, count) in ranges {
+        if first > next {
+            break;
+        }
+        next = next.max(first.saturating_add(count));
+    }
+    next.checked_sub(1)
 }
 
 #[cfg(test)]
@@ -168,5 +190,18 @@ mod tests {
             assert_eq!(form.is_mapped(uid, gid), mapped, "{uid}:{gid}");
         }
         assert!(Form::root().is_mapped(4_000_000_000, 0));
+    }
+
+    #[test]
+    fn the_highest_id_has_no_gap_below() {
+        for (map, expected) in [
+            (&[(0, 1000, 1), (1, 100_000, 65_536)][..], Some(65_536)),
+            (&[(1, 100_000, 10), (0, 1000, 1)], Some(10)),
+            (&[(0, 5, 10), (20, 100, 10)], Some(9)),
+            (&[(0, 0, u32::MAX)], Some(u32::MAX - 1)),
+            (&[(5, 5, 10)], None),
+        ] {
+            assert_eq!(highest(map), expected, "{map:?}");
+        }
     }
 }

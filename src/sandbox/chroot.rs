@@ -91,7 +91,7 @@ pub(super) fn run(init: Init<'_>) -> ! {
         .and_then(|root| {
             let step = init::start_confined_step(spec, &files, &report, &root)?;
             drop(files);
-            init::watch(&step, &signals, lifeline)
+            init::watch(step, &signals, lifeline)
         });
     end_descendants();
     init::report(&report, &outcome.unwrap_or_else(Outcome::SetupFailed));

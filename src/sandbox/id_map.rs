@@ -117,6 +117,11 @@ impl IdMaps {
         })
     }
 
+    /// Whether there is more than one user.
+    pub(super) fn has_many(&self) -> bool {
+        self.users.iter().map(|range| range.2).ne([1])
+    }
+
     /// Whether a user has an id here.
     pub(super) fn has_user(&self, uid: u32) -> bool {
         is_in(&self.users, uid)

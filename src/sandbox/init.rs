@@ -19,7 +19,7 @@ use super::root_filesystem::{self, RootFilesystem};
 use super::seccomp::Instruction;
 use super::spec::{Network, Outcome, SandboxSpec, Security, SetupFailure, Stage};
 use super::step::Guard;
-use super::supervisor::{self, Plan, StandIns, kernel_files};
+use super::supervisor::{self, Plan, StandIns, beyond, kernel_files};
 use super::{cgroup, chroot, standard_mounts, step, syscall, terminal};
 
 /// What init gets from the launcher.
@@ -38,6 +38,8 @@ pub(super) struct Init<'a> {
     pub(super) lifeline: &'a OwnedFd,
     /// The step's system call filter.
     pub(super) filter: &'a [Instruction],
+    /// The same with calls left to a supervisor, for a step that is asked little.
+    pub(super) asking_filter: &'a [Instruction],
 }
 
 /// Sends an outcome to the launcher. Short enough to be written at once.
@@ -60,6 +62,7 @@ pub(super) fn run(init: Init<'_>) -> ! {
         signals,
         lifeline,
         filter,
+        asking_filter,
     } = init;
     let mut kept: Vec<RawFd> = vec![to.as_raw_fd(), signals.as_raw_fd(), lifeline.as_raw_fd()];
     kept.extend(user_namespace.map(|namespace| namespace.as_raw_fd()));
@@ -68,13 +71,14 @@ pub(super) fn run(init: Init<'_>) -> ! {
         .map_err(|errno| SetupFailure::new(Stage::Process, "can't close descriptors", errno))
         .and_then(|()| {
             // While the host's paths lead somewhere.
-            let changes = supervisor::open_changes(spec)?;
+            let changes = supervisor::changes::open(spec)?;
             prepare(spec, &mut files)?;
             let plan = Plan::of(spec, &files.passed, changes)?;
-            let step = start_step(spec, &files, user_namespace, &to, filter, plan)?;
+            let filters = (filter, asking_filter);
+            let step = start_step(spec, &files, user_namespace, &to, filters, plan)?;
             // The readers of the step's output see its end when the step's processes are gone.
             drop(files);
-            watch(&step, &signals, lifeline)
+            watch(step, &signals, lifeline)
         });
     report(&to, &outcome.unwrap_or_else(Outcome::SetupFailed));
     syscall::exit(0)
@@ -213,17 +217,38 @@ pub(super) fn join_cgroup(index: usize, files: &StepFiles) -> Result<(), SetupFa
 
 /// The step's process, and what tells of children that end.
 pub(super) struct Started {
-    pub(super) pid: Pid,
-    pub(super) events: OwnedFd,
+    pid: Pid,
+    events: OwnedFd,
+    /// A supervisor that begins with the first question: hardly any step has one.
+    waiting: Option<(OwnedFd, beyond::Plan)>,
 }
 
-/// Forks the step's process, and starts its supervisor where it needs one.
+impl Started {
+    /// Starts the supervisor when the first question is there.
+    fn wake_supervisor(&mut self, happened: PollFlags) -> Result<(), SetupFailure> {
+        if happened.is_empty() {
+            return Ok(());
+        }
+        // Else nobody is left who could ask.
+        if let Some((listener, plan)) = self.waiting.take()
+            && happened.contains(PollFlags::IN)
+        {
+            let failed =
+                |errno| SetupFailure::new(Stage::Seccomp, "can't supervise the step", errno);
+            plan.start(listener).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Forks the step's process, and starts its supervisor where it needs one. Of the filters, the second
+/// is for a step that is asked little.
 fn start_step(
     spec: &SandboxSpec,
     files: &StepFiles,
     user_namespace: Option<BorrowedFd<'_>>,
     report: &OwnedFd,
-    filter: &[Instruction],
+    (filter, asking): (&[Instruction], &[Instruction]),
     plan: Option<Plan>,
 ) -> Result<Started, SetupFailure> {
     let failed = |message: &str, errno| SetupFailure::new(Stage::Process, message, errno);
@@ -234,18 +259,40 @@ fn start_step(
         Ok(syscall::Fork::Parent(pid)) => Ok(pid),
         Err(errno) => Err(failed("can't start a process", errno)),
     };
+    let started = |guard: Guard<'_>| {
+        Ok(Started {
+            pid: start(guard)?,
+            events,
+            waiting: None,
+        })
+    };
     let Some(plan) = plan else {
-        let pid = start(Guard::Filter(filter))?;
-        return Ok(Started { pid, events });
+        return started(Guard::Filter(filter));
     };
     let failed = |errno| SetupFailure::new(Stage::Seccomp, "can't supervise the step", errno);
     let (near, far) = Channel::pair().map_err(failed)?;
-    let pid = start(Guard::Supervised(&plan, &far))?;
-    drop(far);
-    if let Some(listener) = listener(&near) {
-        supervisor::start(listener, plan)?;
+    match plan {
+        Plan::Owners(plan) => {
+            let step = started(Guard::Supervised(&plan, &far))?;
+            drop(far);
+            if let Some(listener) = listener(&near) {
+                supervisor::start(listener, plan)?;
+            }
+            Ok(step)
+        }
+        Plan::Beyond(plan) => {
+            let step = started(Guard::Watched {
+                asking,
+                alone: filter,
+                line: &far,
+            })?;
+            drop(far);
+            Ok(Started {
+                waiting: listener(&near).map(|listener| (listener, plan)),
+                ..step
+            })
+        }
     }
-    Ok(Started { pid, events })
 }
 
 /// Where the calls arrive that a step's filter leaves to a supervisor: what its process sends before
@@ -286,14 +333,18 @@ pub(super) fn start_confined_step(
                 kernel_files::start(listener, kernel_files::missing_devices(root), stand_ins)
                     .map_err(|errno| failed("can't supervise the step", errno))?;
             }
-            Ok(Started { pid, events })
+            Ok(Started {
+                pid,
+                events,
+                waiting: None,
+            })
         }
     }
 }
 
 /// Waits until the step's process, or rbuild, ends; passes signals on meanwhile.
 pub(super) fn watch(
-    step: &Started,
+    mut step: Started,
     signals: &OwnedFd,
     lifeline: &OwnedFd,
 ) -> Result<Outcome, SetupFailure> {
@@ -302,6 +353,11 @@ pub(super) fn watch(
             PollFd::new(&step.events, PollFlags::IN),
             PollFd::new(lifeline, PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
+            // In place of one that there isn't, one that is watched anyway.
+            match &step.waiting {
+                Some((listener, _)) => PollFd::new(listener, PollFlags::IN),
+                None => PollFd::new(lifeline, PollFlags::IN),
+            },
         ];
         retry(|| rustix::event::poll(&mut watched, None))
             .map_err(|errno| SetupFailure::new(Stage::Process, "can't wait for the step", errno))?;
@@ -316,11 +372,13 @@ pub(super) fn watch(
             return Ok(outcome);
         }
         let ends = watched[2].revents();
+        let questions = watched[3].revents();
         if ends.contains(PollFlags::HUP) && !ends.contains(PollFlags::IN) {
             // Whoever could send signals wants it to end, or is gone.
             return Ok(Outcome::Signaled { signal: 9 });
         }
         pass_on(signals, step.pid);
+        step.wake_supervisor(questions)?;
     }
 }
 

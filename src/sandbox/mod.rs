@@ -17,6 +17,7 @@
 //! | [`terminal`] | a terminal of a sandbox's own, and its way out to the main process |
 //! | `seccomp` | the system calls that a step may make |
 //! | `supervisor` | answers some of them, where the kernel can't keep owners |
+//! | `note` | what it writes down |
 //! | [`outside`] | other programs, run as the caller |
 //! | `id_map` | ids in user namespaces |
 //! | `syscall` | the project's unsafe code |
@@ -36,6 +37,7 @@ pub mod isolation;
 mod launcher;
 pub mod limits;
 mod mount;
+mod note;
 pub mod outside;
 mod own_program;
 mod private_network;
@@ -57,11 +59,12 @@ pub use id_map::IdRange;
 pub use isolation::{Isolation, Refusal, Rung};
 pub use launcher::{Launcher, LauncherError, Running, SandboxFiles};
 pub use limits::{LimitKind, Ulimit, UnknownLimit};
+pub use note::Note;
 pub use outside::{OutsideError, OutsideHelper, OutsideOutput, OutsideProgram};
 pub use private_network::{PrivateNetwork, PrivateNetworkError};
 pub use process::{EnterError, Needs, Processes, enter, enter_alone};
 pub use spec::{
-    FileNames, HostPath, MountSource, NOTE_LENGTH, Network, NotedOwners, NotedPath, Outcome,
+    FileNames, HighestIds, HostPath, MountSource, Network, NotedOwners, NotedPath, Outcome,
     Resources, STANDARD_MOUNT_POINTS, SandboxMount, SandboxSpec, Security, SetupFailure, Stage,
     StandIn, TerminalSpec, Writable, XattrNamespace,
 };

@@ -253,7 +253,7 @@ impl RootFilesystem {
                 let content = descriptor(passed, *index)?;
                 self.names += 1;
                 let name = self.names.to_string();
-                let noted = spec.owners.is_some();
+                let noted = spec.notes_every_owner();
                 let owner = (*uid, *gid);
                 let mount = write_file(self.stage.as_fd(), &name, content, *mode, owner, noted)
                     .map_err(|(message, errno)| failed(message, errno))?;

@@ -156,18 +156,22 @@ pub struct Resources {
     pub cgroup: Option<usize>,
 }
 
-/// How owners of files are kept that the machine has no ids for: in attributes, by a supervisor of
-/// the step's system calls.
+/// How owners of files are kept that the machine has no ids for: noted by a supervisor of the step's
+/// system calls, which `Security::Insecure` goes without.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotedOwners {
     /// Files of the image that can carry no attribute, and are not root's.
     pub noted: Vec<NotedPath>,
     /// Which files of the step may not be what the kernel says; `None` where that isn't known.
     pub names: Option<FileNames>,
-    /// Which of [`SandboxFiles::passed`](super::SandboxFiles) takes the notes on what the step makes
-    /// of that kind: after each other, [`NOTE_LENGTH`] bytes each, little-endian: inode number (8),
-    /// birth in seconds (8) and nanoseconds (4), user (4), group (4).
+    /// Which of [`SandboxFiles::passed`](super::SandboxFiles) takes the [`Note`](super::Note)s on what
+    /// the step makes or changes and can't carry an attribute.
     pub notes: usize,
+    /// Where no file of the image has an owner beyond the mapped ids, nor is a device: who a file
+    /// belongs to that the step gives to such a one. What it gives so, and the devices that it makes,
+    /// are noted, all of them in `notes`, and it sees nothing of that. `None` where every owner is
+    /// noted, and what was noted is seen.
+    pub stand_in: Option<HighestIds>,
 }
 
 /// Names of files, without folders.
@@ -189,8 +193,14 @@ pub struct StandIn {
     pub content: usize,
 }
 
-/// Length of a note in bytes.
-pub const NOTE_LENGTH: usize = 28;
+/// The highest ids up to which all are mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HighestIds {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
 
 /// A file and its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +258,13 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// How owners are kept that the machine can't give; `None` where it can give all.
     pub owners: Option<NotedOwners>,
+}
+
+impl SandboxSpec {
+    /// Whether a supervisor keeps every owner.
+    pub(super) fn notes_every_owner(&self) -> bool {
+        (self.owners.as_ref()).is_some_and(|owners| owners.stand_in.is_none())
+    }
 }
 
 /// A terminal made inside of a sandbox, so that programs there know it by a name of theirs.

@@ -17,7 +17,7 @@ use super::id_map::IdMaps;
 use super::launcher::StepFiles;
 use super::seccomp::Instruction;
 use super::spec::{Outcome, SandboxSpec, Security, SetupFailure, Stage};
-use super::supervisor::Plan;
+use super::supervisor::OwnersPlan;
 use super::syscall::notification;
 use super::{emulation, init, limits, seccomp, syscall};
 
@@ -50,7 +50,13 @@ pub(super) enum Guard<'a> {
         stand_ins: bool,
     },
     /// A filter that leaves calls to a supervisor, which waits for them at the other end.
-    Supervised(&'a Plan, &'a Channel),
+    Supervised(&'a OwnersPlan, &'a Channel),
+    /// The same, and the filter for a step without a supervisor, where there can't be one.
+    Watched {
+        asking: &'a [Instruction],
+        alone: &'a [Instruction],
+        line: &'a Channel,
+    },
 }
 
 impl Guard<'_> {
@@ -76,6 +82,16 @@ impl Guard<'_> {
                     Err(errno) => Err(errno),
                 }
             }
+            Self::Watched {
+                asking,
+                alone,
+                line,
+            } => match notification::install_listening_filter(asking) {
+                Ok(listener) => line.send(&(), &[OwnedFd::from(listener).as_fd()]),
+                // What is around this sandbox has a supervisor already, or the kernel none.
+                Err(Errno::BUSY | Errno::INVAL | Errno::NOSYS) => syscall::install_filter(alone),
+                Err(errno) => Err(errno),
+            },
             Self::Supervised(plan, line) => {
                 let listener = notification::install_listening_filter(&plan.filter())?;
                 line.send(&(), &[OwnedFd::from(listener).as_fd()])
@@ -86,7 +102,7 @@ impl Guard<'_> {
     /// The user and group that the step is to be where this user namespace doesn't know them.
     fn foreign_user(&self) -> Option<(u32, u32)> {
         match self {
-            Self::Filter(_) | Self::Confined { .. } => None,
+            Self::Filter(_) | Self::Confined { .. } | Self::Watched { .. } => None,
             Self::Supervised(plan, _) => plan.foreign_user(),
         }
     }
@@ -313,8 +329,9 @@ fn drop_capabilities() -> Result<(), Errno> {
 
 fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
     let maps = IdMaps::current().ok();
-    let is_known =
-        |gid: u32| spec.owners.is_none() || maps.as_ref().is_none_or(|maps| maps.has_group(gid));
+    let is_known = |gid: u32| {
+        !spec.notes_every_owner() || maps.as_ref().is_none_or(|maps| maps.has_group(gid))
+    };
     // A group that no id stands for is noted on what the step makes.
     let groups: Vec<Gid> = spec
         .groups

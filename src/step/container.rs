@@ -208,7 +208,8 @@ pub fn start(
         None => (None, None),
     };
     // What it notes goes with what it writes.
-    let (_, owners) = OwnerNotes::prepare(materializer.form(), &view, &user, &mut assembly)?;
+    let (form, security) = (materializer.form(), Security::Sandbox);
+    let (_, owners) = OwnerNotes::prepare(form, &view, &user, security, &mut assembly)?;
     let spec = SandboxSpec {
         platform: container.platform.to_string(),
         lower: root.lower(),
@@ -225,7 +226,7 @@ pub fn start(
         groups: user.groups,
         hostname: hostname(container).to_owned(),
         network: assembly.network,
-        security: Security::Sandbox,
+        security,
         read_only: container.read_only,
         terminal,
         resources: Resources {

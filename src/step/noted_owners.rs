@@ -1,56 +1,72 @@
 //! Owners that the machine has no ids for: what a step's supervisor has to know of them, and what
 //! it noted.
 //!
-//! Whether a step needs a supervisor at all is decided here: it slows down every stat.
+//! What a step's supervisor is asked about is decided here: one that is asked about every owner slows
+//! down every stat.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::mount_points::MountPoints;
 use super::owner::ExecUser;
 use super::run::{Assembly, RunError, failed};
 use crate::layer::diff::{NotedOwner, Owners};
-use crate::layer::entry::{Entry, EntryKind};
+use crate::layer::entry::{Entry, EntryKind, is_inside};
 use crate::layer::form::Form;
 use crate::layer::view::{Found, View, ViewError};
-use crate::sandbox::{FileNames, MountSource, NOTE_LENGTH, NotedOwners, NotedPath, SandboxMount};
+use crate::sandbox::{
+    FileNames, HighestIds, MountSource, Note, NotedOwners, NotedPath, SandboxMount, Security,
+};
 
 /// Where a step's supervisor writes, and who the step is.
 #[derive(Debug)]
 pub(super) struct OwnerNotes {
     /// `None` where the step has no supervisor.
     notes: Option<File>,
+    /// Who stands in for owners that the machine lacks; `None` where every owner is noted.
+    stand_in: Option<HighestIds>,
     maker: Option<(u32, u32)>,
 }
 
 impl OwnerNotes {
-    /// What the sandbox of a step on top of `view`, with its mounts, needs; `None` where every owner
-    /// is real. The file that it writes to joins what is passed.
+    /// What the sandbox of a step on top of `view`, with its mounts, needs; `None` where the kernel is
+    /// asked alone. The file that it writes to joins what is passed.
     pub(super) fn prepare(
         form: &Form,
         view: &View,
         user: &ExecUser,
+        security: Security,
         assembly: &mut Assembly,
     ) -> Result<(Self, Option<NotedOwners>), RunError> {
-        if !needs_supervisor(form, view, user) {
-            let none = Self {
-                notes: None,
-                maker: None,
-            };
-            return Ok((none, None));
-        }
+        let (noted, stand_in) = match extent(form, view, user, security) {
+            Extent::Nothing => {
+                let none = Self {
+                    notes: None,
+                    stand_in: None,
+                    maker: None,
+                };
+                return Ok((none, None));
+            }
+            Extent::Everything => (unmarkable(form, view), None),
+            Extent::Beyond(stand_in) => (Vec::new(), Some(stand_in)),
+        };
         let what = "making a file for notes on owners";
         let notes = rustix::fs::memfd_create("owners", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|error| failed(what)(error.into()))?;
         let ours = notes.try_clone().map_err(failed(what))?;
         let owners = NotedOwners {
-            noted: unmarkable(form, view),
-            names: names(form, view, user, &assembly.mounts),
+            noted,
+            names: match stand_in {
+                None => names(form, view, user, &assembly.mounts),
+                Some(_) => None,
+            },
             notes: assembly.passed.len(),
+            stand_in,
         };
         assembly.passed.push(notes);
         let notes = Self {
             notes: Some(File::from(ours)),
+            stand_in,
             maker: (!form.is_mapped(user.uid, user.gid)).then_some((user.uid, user.gid)),
         };
         Ok((notes, Some(owners)))
@@ -59,34 +75,60 @@ impl OwnerNotes {
     /// What was noted, when the step has ended.
     pub(super) fn read(&self) -> Result<Owners, RunError> {
         let mut owners = Owners {
-            supervised: self.notes.is_some(),
+            supervised: self.notes.is_some() && self.stand_in.is_none(),
+            stand_in: self.stand_in.map(|HighestIds { uid, gid }| (uid, gid)),
             maker: self.maker,
-            ..Owners::default()
+            noted: BTreeMap::new(),
         };
         let Some(notes) = &self.notes else {
             return Ok(owners);
         };
-        let what = "reading notes on owners";
-        let length = notes.metadata().map_err(failed(what))?.len();
-        let mut note = [0; NOTE_LENGTH];
-        for index in 0..length / NOTE_LENGTH as u64 {
-            notes
-                .read_exact_at(&mut note, index * NOTE_LENGTH as u64)
-                .map_err(failed(what))?;
-            let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| note[at + i]));
-            let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| note[at + i]));
-            // The last word on an inode counts.
-            owners.noted.insert(
-                word(0),
-                NotedOwner {
-                    born: (word(8).cast_signed(), half(16)),
-                    uid: half(20),
-                    gid: half(24),
-                },
-            );
-        }
+        Note::read_all(notes, |note| {
+            let noted = NotedOwner {
+                born: note.born,
+                uid: note.uid,
+                gid: note.gid,
+                device: note.device,
+            };
+            let known = owners.noted.entry(note.inode).or_insert(noted);
+            known.add(noted);
+        })
+        .map_err(failed("reading notes on owners"))?;
         Ok(owners)
     }
+}
+
+/// What a step's supervisor is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// There is none.
+    Nothing,
+    /// Every owner.
+    Everything,
+    /// What the kernel would refuse.
+    Beyond(HighestIds),
+}
+
+fn extent(form: &Form, view: &View, user: &ExecUser, security: Security) -> Extent {
+    if !form.notes_owners() {
+        return Extent::Nothing;
+    }
+    let is_beyond = |entry: &Entry| !form.is_mapped(entry.uid, entry.gid) || is_device(entry);
+    if form.has_one_id() || !form.is_mapped(user.uid, user.gid) || entries(view).any(is_beyond) {
+        return Extent::Everything;
+    }
+    match form.highest() {
+        Some((uid, gid)) if security == Security::Sandbox => {
+            Extent::Beyond(HighestIds { uid, gid })
+        }
+        _ => Extent::Nothing,
+    }
+}
+
+/// Whether a step would see a device, had the machine one there. `/dev` is always the sandbox's own.
+fn is_device(entry: &Entry) -> bool {
+    matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice)
+        && !is_inside(&entry.path, b"dev")
 }
 
 /// apt's settings for a step in which nobody can become another user: apt checks that it did.
@@ -114,13 +156,6 @@ pub(super) fn tell_programs(
         // An image without apt, or with something else in its place.
         _ => Ok(()),
     }
-}
-
-fn needs_supervisor(form: &Form, view: &View, user: &ExecUser) -> bool {
-    form.notes_owners()
-        && (form.has_one_id()
-            || !form.is_mapped(user.uid, user.gid)
-            || entries(view).any(|entry| !form.is_mapped(entry.uid, entry.gid)))
 }
 
 /// Every entry of every layer, whether it shows or not.
@@ -209,30 +244,89 @@ mod tests {
     }
 
     #[test]
-    fn only_ids_that_the_machine_lacks_need_a_supervisor() {
+    fn what_the_machine_lacks_makes_a_step_supervised() {
+        use EntryKind::{CharDevice, File};
         let user = |uid| ExecUser {
             uid,
             gid: 0,
             groups: Vec::new(),
             home: "/".to_owned(),
         };
-        let view = |uid| {
-            View::new(vec![Arc::new(Index::new(vec![owned(
-                "file",
-                EntryKind::File,
-                uid,
-            )]))])
-        };
-        for (count, ownership, owner, who, needed) in [
-            (1, Ownership::OverrideStat, 0, 0, true),
-            (65536, Ownership::OverrideStat, 0, 0, false),
-            (65536, Ownership::OverrideStat, 1000, 33, false),
-            (65536, Ownership::OverrideStat, 1_000_660_000, 0, true),
-            (65536, Ownership::OverrideStat, 0, 1_000_660_000, true),
-            (65536, Ownership::Real, 1_000_660_000, 0, false),
+        let view =
+            |path, kind, uid| View::new(vec![Arc::new(Index::new(vec![owned(path, kind, uid)]))]);
+        let noted = Ownership::OverrideStat;
+        let (all, none) = (Extent::Everything, Extent::Nothing);
+        let beyond = Extent::Beyond(HighestIds {
+            uid: 65535,
+            gid: 65535,
+        });
+        for (count, ownership, (path, kind, owner), who, security, expected) in [
+            (1, noted, ("f", File, 0), 0, Security::Sandbox, all),
+            (65536, noted, ("f", File, 0), 0, Security::Sandbox, beyond),
+            (
+                65536,
+                noted,
+                ("f", File, 1000),
+                33,
+                Security::Sandbox,
+                beyond,
+            ),
+            (
+                65536,
+                noted,
+                ("f", File, 1000),
+                33,
+                Security::Insecure,
+                none,
+            ),
+            (
+                65536,
+                noted,
+                ("f", File, 1_000_660_000),
+                0,
+                Security::Sandbox,
+                all,
+            ),
+            (
+                65536,
+                noted,
+                ("f", File, 0),
+                1_000_660_000,
+                Security::Sandbox,
+                all,
+            ),
+            (
+                65536,
+                noted,
+                ("d", CharDevice, 0),
+                0,
+                Security::Sandbox,
+                all,
+            ),
+            (
+                65536,
+                noted,
+                ("dev/d", CharDevice, 0),
+                0,
+                Security::Sandbox,
+                beyond,
+            ),
+            (
+                65536,
+                Ownership::Real,
+                ("f", File, 70_000),
+                0,
+                Security::Sandbox,
+                none,
+            ),
         ] {
-            let got = needs_supervisor(&form(count, ownership), &view(owner), &user(who));
-            assert_eq!(got, needed, "{count} {ownership:?} {owner} {who}");
+            let got = extent(
+                &form(count, ownership),
+                &view(path, kind, owner),
+                &user(who),
+                security,
+            );
+            assert_eq!(got, expected, "{count} {path} {owner} {who} {security:?}");
         }
     }
 

@@ -53,6 +53,7 @@ fn attack(fixture: &Fixture, words: &[&str]) -> SandboxSpec {
             names: None,
             noted: Vec::new(),
             notes: 0,
+            stand_in: None,
         });
     }
     spec

@@ -19,8 +19,11 @@ use crate::platform::Platform;
 use crate::sandbox::channel::{Channel, Received, retry};
 use crate::sandbox::emulation::Emulation;
 use crate::sandbox::init::{self, Init};
+use crate::sandbox::seccomp::supervised::Supervision;
 use crate::sandbox::seccomp::{self, Instruction};
-use crate::sandbox::spec::{MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage};
+use crate::sandbox::spec::{
+    HighestIds, MountSource, Network, Outcome, SandboxSpec, SetupFailure, Stage,
+};
 use crate::sandbox::{chroot, mount, own_program, syscall};
 
 use super::{Confinement, Report, Request, StepFiles};
@@ -43,6 +46,8 @@ struct Server {
     channel: Channel,
     lifeline: OwnedFd,
     filter: Vec<Instruction>,
+    /// For steps that ask little, and what for: the same in all of a build.
+    asking_filter: Option<(HighestIds, Vec<Instruction>)>,
     sandboxes: Vec<Sandbox>,
 }
 
@@ -79,6 +84,7 @@ pub(in crate::sandbox) fn serve(
         channel,
         lifeline,
         filter: seccomp::default_filter(),
+        asking_filter: None,
         sandboxes: Vec::new(),
     };
     while server.serve_one().is_ok_and(|go_on| go_on) {}
@@ -178,6 +184,13 @@ impl Server {
         spec: &SandboxSpec,
         mut files: StepFiles,
     ) -> Result<Sandbox, SetupFailure> {
+        let stand_in = spec.owners.as_ref().and_then(|owners| owners.stand_in);
+        if let Some(stand_in) = stand_in
+            && (self.asking_filter.as_ref()).is_none_or(|(whom, _)| *whom != stand_in)
+        {
+            let filter = seccomp::supervised_filter(Supervision::Beyond(stand_in));
+            self.asking_filter = Some((stand_in, filter));
+        }
         let user_namespace = emulated(&mut self.emulation, spec)?;
         take_mounts(spec, &mut files)?;
         let failed = |message: &str, errno| SetupFailure::new(Stage::Namespaces, message, errno);
@@ -217,6 +230,10 @@ impl Server {
                     signals: read_signals,
                     lifeline: &self.lifeline,
                     filter: &self.filter,
+                    asking_filter: match &self.asking_filter {
+                        Some((_, filter)) => filter,
+                        None => &[],
+                    },
                 };
                 match self.confinement {
                     Confinement::Namespaces => init::run(init),

@@ -15,7 +15,7 @@ pub(super) mod supervised;
 use std::collections::BTreeMap;
 
 use allowed::{ALLOWED, N};
-use supervised::{Supervision, Treatment};
+use supervised::{Ids, Supervision, Treatment};
 
 /// One BPF instruction, laid out as the kernel's `struct sock_filter`.
 #[repr(C)]
@@ -117,6 +117,8 @@ enum Action {
     NotifyUnlessEmptyPath(u32),
     /// Left to the supervisor where the argument of this index is the mode of a device.
     NotifyDevice(u32),
+    /// Left to the supervisor where one of two arguments is an id that it wants to be asked about.
+    NotifyIds(Ids),
 }
 
 impl From<Treatment> for Action {
@@ -128,6 +130,7 @@ impl From<Treatment> for Action {
             Treatment::Ask => Self::Notify,
             Treatment::AskUnlessEmptyPath(argument) => Self::NotifyUnlessEmptyPath(argument),
             Treatment::AskForDevices(argument) => Self::NotifyDevice(argument),
+            Treatment::AskForIds(ids) => Self::NotifyIds(ids),
         }
     }
 }
@@ -262,7 +265,29 @@ fn act(action: Action) -> Vec<Instruction> {
             allow,
             ret(RETURN_NOTIFY),
         ],
+        Action::NotifyIds(ids) => ask_for_ids(ids),
     }
+}
+
+/// Ends with a question if one of the ids is to be asked about. They are `unsigned int`s: the upper
+/// half of an argument is nothing to the kernel.
+fn ask_for_ids(ids: Ids) -> Vec<Instruction> {
+    let none = if ids.narrow { 0xffff } else { u32::MAX };
+    // Each looks, and goes on behind itself or at the question behind the last and a word between.
+    let look = |index: u32, first: u32, to_question: u8| {
+        let mut code = vec![load(FIRST_ARGUMENT + 8 * (ids.argument + index))];
+        if ids.narrow {
+            code.push(branch(MASK, none, 0, 0));
+        }
+        code.push(branch(JUMP_IF_AT_LEAST, first, 0, 1));
+        code.push(branch(JUMP_IF_EQUAL, none, 0, to_question));
+        code
+    };
+    let group = look(1, ids.first.1, 1);
+    let mut code = look(0, ids.first.0, group.len() as u8 + 1);
+    code.extend(group);
+    code.extend([ret(RETURN_ALLOW), ret(RETURN_NOTIFY)]);
+    code
 }
 
 /// Ends with `matched` if the first argument is one of `values`, else with `other`.
@@ -311,11 +336,11 @@ mod tests {
         run_with(program, architecture, number, [argument, 0, 0])
     }
 
-    fn run_with(
+    fn run_with<const N: usize>(
         program: &[Instruction],
         architecture: u32,
         number: u32,
-        arguments: [u32; 3],
+        arguments: [u32; N],
     ) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
@@ -506,5 +531,136 @@ mod tests {
         assert_eq!(got, RETURN_ALLOW, "statx of a descriptor");
         let got = run(&with, 0x4000_0003, 195, 0);
         assert_eq!(got, RETURN_NOTIFY, "stat64 on x86");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn who_goes_beyond_the_mapped_ids_is_asked_about_and_nobody_else() {
+        use crate::sandbox::spec::HighestIds;
+        let (x86_64, x86, x32) = (0xc000_003e, 0x4000_0003, 0x4000_0000);
+        let beyond = |uid, gid| supervised_filter(Supervision::Beyond(HighestIds { uid, gid }));
+        let (wide, small) = (beyond(65536, 65537), beyond(999, 65537));
+        assert!(wide.len() < 4096, "{}", wide.len());
+        let (ask, allow, none) = (RETURN_NOTIFY, RETURN_ALLOW, u32::MAX);
+        let device = libc::S_IFBLK | 0o600;
+        for (name, filter, architecture, number, arguments, expected) in [
+            ("root", &wide, x86_64, 92, [9, 0, 0, 9], allow),
+            (
+                "the last but one",
+                &wide,
+                x86_64,
+                92,
+                [9, 65535, 65536, 9],
+                allow,
+            ),
+            (
+                "the user that stands in",
+                &wide,
+                x86_64,
+                92,
+                [9, 65536, 0, 9],
+                ask,
+            ),
+            (
+                "the group that stands in",
+                &wide,
+                x86_64,
+                92,
+                [9, 0, 65537, 9],
+                ask,
+            ),
+            ("nobody", &wide, x86_64, 92, [9, none, none, 9], allow),
+            (
+                "a group beyond",
+                &wide,
+                x86_64,
+                94,
+                [9, none, none - 1, 9],
+                ask,
+            ),
+            (
+                "a user beyond",
+                &wide,
+                x86_64,
+                93,
+                [9, none - 1, none, 9],
+                ask,
+            ),
+            ("fchownat", &wide, x86_64, 260, [none, 70000, 0, 0], allow),
+            (
+                "fchownat of a user",
+                &wide,
+                x86_64,
+                260,
+                [9, 9, 70000, 0],
+                ask,
+            ),
+            (
+                "fchownat of a group",
+                &wide,
+                x86_64,
+                260,
+                [9, 9, none, 70000],
+                ask,
+            ),
+            ("x32", &wide, x86_64, x32 | 92, [9, 70000, 0, 9], ask),
+            ("16 bits", &wide, x86, 182, [9, 65534, 65534, 9], allow),
+            ("32 bits", &wide, x86, 212, [9, 65536, 0, 9], ask),
+            (
+                "16 bits, few ids",
+                &small,
+                x86,
+                182,
+                [9, 0x7_03e7, 0, 9],
+                ask,
+            ),
+            (
+                "16 bits, few ids, root",
+                &small,
+                x86,
+                182,
+                [9, 0x7_0000, 0, 9],
+                allow,
+            ),
+            (
+                "16 bits, nobody",
+                &small,
+                x86,
+                182,
+                [9, 0x7_ffff, 0xffff, 9],
+                allow,
+            ),
+            (
+                "mknod of a device",
+                &wide,
+                x86_64,
+                133,
+                [9, device, 9, 9],
+                ask,
+            ),
+            (
+                "mknodat of a device",
+                &wide,
+                x86_64,
+                259,
+                [9, 9, device, 9],
+                ask,
+            ),
+            (
+                "mknodat of a pipe",
+                &wide,
+                x86_64,
+                259,
+                [9, 9, libc::S_IFIFO, 9],
+                allow,
+            ),
+            ("stat", &wide, x86_64, 4, [9; 4], allow),
+            ("setxattr", &wide, x86_64, 188, [9; 4], allow),
+            ("setuid", &wide, x86_64, 105, [70000; 4], allow),
+            ("mount", &wide, x86_64, 165, [0; 4], PERM),
+        ] {
+            let got = run_with(filter, architecture, number, arguments);
+            assert_eq!(got, expected, "{name}");
+        }
     }
 }

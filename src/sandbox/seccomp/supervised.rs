@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::ARCHITECTURES;
 use super::allowed::{ALLOWED, N};
+use crate::sandbox::spec::HighestIds;
 
 /// Why a sandbox is supervised, and who its step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(in crate::sandbox) enum Supervision {
         /// Whether the step begins as user 0, who may become anybody.
         is_root: bool,
     },
+    /// Every id up to those of the stand-ins is mapped; what is beyond and what is a device is noted.
+    Beyond(HighestIds),
     /// Nobody answers: the step shares its processes with others, who are to be left alone.
     None,
     /// The same, and `/proc` and `/sys` are somebody's to show: nothing is mounted there.
@@ -41,6 +44,19 @@ pub(super) enum Treatment {
     AskUnlessEmptyPath(u32),
     /// It is the supervisor's where the argument of this index is the mode of a device.
     AskForDevices(u32),
+    /// It is the supervisor's where one of two arguments is an id from its first one on, and not -1.
+    AskForIds(Ids),
+}
+
+/// Two arguments that are a user and a group, -1 to leave them as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ids {
+    /// The index of the user's argument, which the group's follows.
+    pub(super) argument: u32,
+    /// Whether ids have 16 bits.
+    pub(super) narrow: bool,
+    /// The first user and group that the supervisor is asked about.
+    pub(super) first: (u32, u32),
 }
 
 /// How a call names its file.
@@ -128,6 +144,7 @@ impl Supervision {
                 return Some(Treatment::SignalNotAll);
             }
             Self::None => return None,
+            Self::Beyond(first) => return first.treatment(call(name, column)?),
             // Programs do without it.
             Self::KernelFiles { stand_ins: true } if name == "openat2" => {
                 return Some(Treatment::Hide);
@@ -155,6 +172,27 @@ impl Supervision {
             "mknodat" => Treatment::AskForDevices(2),
             _ => Treatment::Ask,
         })
+    }
+}
+
+impl HighestIds {
+    /// What becomes of a call where nobody but these stand in. They are asked about, too: so who a
+    /// file belongs to tells whether what was noted of it still holds.
+    fn treatment(self, call: Call) -> Option<Treatment> {
+        match call {
+            // No id of 16 bits is beyond.
+            Call::Chown { narrow: true, .. } if self.uid.min(self.gid) > 0xffff => None,
+            Call::Chown { naming, narrow } => Some(Treatment::AskForIds(Ids {
+                argument: if naming == Naming::At { 2 } else { 1 },
+                narrow,
+                first: (self.uid, self.gid),
+            })),
+            Call::Mknod { naming } => Some(Treatment::AskForDevices(match naming {
+                Naming::At => 2,
+                _ => 1,
+            })),
+            _ => None,
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! Where one user id of the machine stands for all of an image's, the kernel can keep no owners. So
 //! chown and its kin note an owner in an attribute of the file instead, stat and its kin show what
 //! was noted, devices are plain files that say what they stand for, and root's changes of user
-//! succeed without effect. What was noted is read back when the step's changes become a layer.
+//! succeed without effect. What was noted is read back when the step's changes become a layer. Where
+//! many ids are mapped, that goes for steps on images with others; in the rest of the steps nobody is
+//! asked about anything but those others and devices ([`beyond`]).
 //!
 //! The asking process is hostile, and its memory changes while one looks: what is answered here is
 //! carried out here, on a file that was opened first. The kernel is told to go on only where it
@@ -16,10 +18,13 @@
 //! means. It has no way to the machine that the sandbox's init hasn't.
 
 mod asker;
+pub(super) mod beyond;
+pub(super) mod changes;
 pub(super) mod kernel_files;
 mod names;
 mod owners;
 mod places;
+mod rights;
 mod stand_ins;
 mod stat;
 mod target;
@@ -39,17 +44,28 @@ use super::spec::{FileNames, NotedPath, SandboxSpec, Security, SetupFailure, Sta
 use super::syscall::notification::{self, Answer, Listener, Question};
 use names::Names;
 use owners::Owners;
+use rights::Rights;
 pub(super) use stand_ins::StandIns;
 use target::{Memory, Numbers};
 
 /// What a step is supervised for.
-pub(super) struct Plan {
+pub(super) enum Plan {
+    /// Every owner.
+    Owners(OwnersPlan),
+    /// What the kernel refuses.
+    Beyond(beyond::Plan),
+}
+
+/// What takes noting every owner.
+pub(super) struct OwnersPlan {
     /// The step's user and group.
     user: (u32, u32),
     /// Its supplementary groups.
     groups: Vec<u32>,
     /// Whether that user has an id here.
     is_known: bool,
+    /// The ids that there are.
+    maps: IdMaps,
     /// Files of the image that carry no note, and their owners.
     noted: Vec<NotedPath>,
     /// Names of files that may have a note.
@@ -60,24 +76,9 @@ pub(super) struct Plan {
     changes: OwnedFd,
 }
 
-/// Opens the folder that takes the step's changes, where a supervisor will look there.
-pub(super) fn open_changes(spec: &SandboxSpec) -> Result<Option<OwnedFd>, SetupFailure> {
-    if spec.owners.is_none() {
-        return Ok(None);
-    }
-    let folder = spec.folder.as_ref().unwrap_or(&spec.writable.upper);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(folder.as_path(), flags, Mode::empty())
-        .map(Some)
-        .map_err(|errno| {
-            let path = folder.as_path().as_os_str().as_encoded_bytes();
-            SetupFailure::at(Stage::Root, "can't open the directory", path, errno)
-        })
-}
-
 impl Plan {
     /// `None` where a step needs no supervisor. `passed` are the files that came with the spec,
-    /// `changes` is from [`open_changes`].
+    /// `changes` is from [`changes::open`].
     pub(super) fn of(
         spec: &SandboxSpec,
         passed: &[OwnedFd],
@@ -89,12 +90,6 @@ impl Plan {
         if spec.security == Security::Insecure {
             return Ok(None);
         }
-        check()?;
-        check_attributes(&changes)?;
-        let maps = IdMaps::current().map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            SetupFailure::new(Stage::User, "can't read this process's id maps", errno)
-        })?;
         let notes = passed
             .get(owners.notes)
             .ok_or_else(|| SetupFailure::request("the file for notes on owners was not passed"))?
@@ -103,17 +98,33 @@ impl Plan {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                 SetupFailure::new(Stage::Process, "can't keep a descriptor", errno)
             })?;
-        Ok(Some(Self {
+        if let Some(stand_in) = owners.stand_in {
+            return Ok(Some(Self::Beyond(beyond::Plan {
+                stand_in,
+                notes,
+                changes,
+            })));
+        }
+        check()?;
+        check_attributes(&changes)?;
+        let maps = IdMaps::current().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            SetupFailure::new(Stage::User, "can't read this process's id maps", errno)
+        })?;
+        Ok(Some(Self::Owners(OwnersPlan {
             user: (spec.uid, spec.gid),
             groups: spec.groups.clone(),
             is_known: maps.has_user(spec.uid),
+            maps,
             noted: owners.noted.clone(),
             names: owners.names.clone(),
             notes,
             changes,
-        }))
+        })))
     }
+}
 
+impl OwnersPlan {
     /// The user and group that the step is to be where this user namespace doesn't know them.
     pub(super) fn foreign_user(&self) -> Option<(u32, u32)> {
         (!self.is_known).then_some(self.user)
@@ -168,13 +179,14 @@ trait Answering {
 }
 
 /// Starts the supervisor as a thread of this process, whose working directory becomes `/proc`.
-pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), SetupFailure> {
+pub(super) fn start(listener: OwnedFd, plan: OwnersPlan) -> Result<(), SetupFailure> {
     let failed =
         |message: &'static str| move |errno| SetupFailure::new(Stage::Seccomp, message, errno);
     rustix::process::chdir("/proc").map_err(failed("can't supervise the step from `/proc`"))?;
     serve_in_thread(move || Supervisor {
         calls: supervised::calls(),
         numbers: Numbers::find(),
+        has_users: plan.maps.has_many(),
         owners: Owners::new(
             plan.foreign_user(),
             &plan.noted,
@@ -182,6 +194,7 @@ pub(super) fn start(listener: OwnedFd, plan: Plan) -> Result<(), SetupFailure> {
             plan.notes,
             plan.changes,
             plan.groups,
+            plan.maps,
         ),
         listener: Listener::from(listener),
     })
@@ -217,6 +230,8 @@ struct Supervisor {
     calls: HashMap<(u32, u32), Call>,
     numbers: Numbers,
     owners: Owners,
+    /// Whether the kernel tells users apart.
+    has_users: bool,
 }
 
 /// An argument that is a C `int`.
@@ -252,12 +267,22 @@ impl Answering for Supervisor {
                     _ => (1, 0),
                 };
                 let target = memory.target(naming, flags, true)?;
+                if self.user(&target)?.is_some() {
+                    // The kernel knows what is that one's to give, and of other owners nothing.
+                    return match self.owners.is_noted(&target) {
+                        Ok(true) => Err(Errno::PERM),
+                        _ => Ok(Answer::Continue),
+                    };
+                }
                 self.owners
                     .change(&target, id(a[ids], narrow), id(a[ids + 1], narrow))
             }
             Call::Mknod { naming } => {
                 let mode = if naming == Naming::At { 2 } else { 1 };
                 let target = memory.target(naming, 0, false)?;
+                if self.user(&target)?.is_some() {
+                    return Err(Errno::PERM);
+                }
                 self.owners
                     .make_device(&target, a[mode] as u32, a[mode + 1])
             }
@@ -292,7 +317,12 @@ impl Answering for Supervisor {
             Call::SetXattr { naming } => self.set_xattr(&memory, naming, a),
             Call::RemoveXattr { naming } => {
                 let target = memory.target(naming, 0, true)?;
-                self.owners.remove_xattr(&target, &memory.text(a[1], 256)?)
+                let name = memory.text(a[1], 256)?;
+                let act = || self.owners.remove_xattr(&target, &name);
+                match self.user(&target)? {
+                    Some(user) => user.act(act),
+                    None => act(),
+                }
             }
             Call::ListXattr { naming } => {
                 let target = memory.target(naming, 0, true)?;
@@ -375,7 +405,20 @@ impl Supervisor {
             return Err(Errno::TOOBIG);
         }
         let value = memory.bytes(a[2], length)?;
-        self.owners
-            .set_xattr(&target, &name, &value, int(a[4]).cast_unsigned())
+        let flags = int(a[4]).cast_unsigned();
+        let act = || self.owners.set_xattr(&target, &name, &value, flags);
+        match self.user(&target)? {
+            Some(user) => user.act(act),
+            None => act(),
+        }
+    }
+
+    /// Who asks, where that isn't root and the kernel tells users apart: then it has no more rights
+    /// here than there.
+    fn user(&self, target: &target::Target<'_>) -> Result<Option<Rights>, Errno> {
+        if !self.has_users {
+            return Ok(None);
+        }
+        Rights::of(target.thread()).map(|asker| (asker.uid != 0).then_some(asker))
     }
 }

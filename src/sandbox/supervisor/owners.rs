@@ -11,14 +11,17 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::changes;
 use super::names::Names;
 use super::stat::Shown;
 use super::target::{Target, descriptor_name};
 use crate::fs::override_stat::{Kind, MAX_LENGTH, NAME, OverrideStat};
-use crate::sandbox::spec::{NOTE_LENGTH, NotedPath};
+use crate::sandbox::id_map::IdMaps;
+use crate::sandbox::note::Note;
+use crate::sandbox::spec::NotedPath;
 use crate::sandbox::syscall::notification::{self, Answer};
 
 /// Overlay's mark on what it has copied from below, where it keeps marks in a user namespace.
@@ -48,6 +51,8 @@ pub(super) struct Owners {
     /// The step's supplementary groups.
     groups: Vec<u32>,
     roots_differ: bool,
+    /// The ids that the kernel knows.
+    maps: IdMaps,
 }
 
 fn inode(shown: &Shown) -> Inode {
@@ -73,6 +78,7 @@ impl Owners {
         notes: OwnedFd,
         changes: OwnedFd,
         groups: Vec<u32>,
+        maps: IdMaps,
     ) -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         let root = notification::statx(c"/", 0, WANTED)
@@ -88,6 +94,7 @@ impl Owners {
             changes,
             groups,
             roots_differ: false,
+            maps,
         };
         for path in paths {
             // One that can't be noted shows the step's own user, which keeps nobody from building.
@@ -244,22 +251,39 @@ impl Owners {
         {
             return Err(Errno::PERM);
         }
+        let (uid, gid) = (uid.unwrap_or(now.uid), gid.unwrap_or(now.gid));
         // The kernel does what else belongs to it: it copies the file up, takes set-id bits and
-        // capabilities away, and refuses where nothing may be written.
+        // capabilities away, and refuses where nothing may be written. Whom it knows it gives the file.
+        let real = |id: u32, is_known: bool| if is_known { id } else { 0 };
+        let (is_user, is_group) = (self.maps.has_user(uid), self.maps.has_group(gid));
         let (real_uid, real_gid) = match self.user {
             Some(_) => (None, None),
-            None => (Some(Uid::ROOT), Some(Gid::ROOT)),
+            None => (
+                Some(Uid::from_raw(real(uid, is_user))),
+                Some(Gid::from_raw(real(gid, is_group))),
+            ),
         };
         rustix::fs::chownat(&file, c"", real_uid, real_gid, AtFlags::EMPTY_PATH)?;
-        self.note(
-            &name,
-            OverrideStat {
-                uid: uid.unwrap_or(now.uid),
-                gid: gid.unwrap_or(now.gid),
-                ..now
-            },
-        )?;
+        let says_it = matches!(now.kind, Kind::File | Kind::Directory) && is_user && is_group;
+        if self.maps.has_many()
+            && says_it
+            && matches!(
+                rustix::fs::removexattr(&name, NAME),
+                Ok(()) | Err(Errno::NODATA)
+            )
+        {
+            return Ok(Answer::Value(0));
+        }
+        self.note(&name, OverrideStat { uid, gid, ..now })?;
         Ok(Answer::Value(0))
+    }
+
+    /// Whether a file has an owner, or is a device, that the kernel doesn't know of.
+    pub(super) fn is_noted(&self, target: &Target<'_>) -> Result<bool, Errno> {
+        let file = target.open(self.roots_differ)?;
+        let name = descriptor_name(&file)?;
+        let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
+        Ok(read_note(&name, true).is_some() || self.noted.contains_key(&inode(&shown)))
     }
 
     /// Whether the step's user, who isn't root, may give a file to a group.
@@ -275,7 +299,8 @@ impl Owners {
     fn owner(&self, name: &CStr) -> Result<OverrideStat, Errno> {
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
         let noted = read_note(name, true).or_else(|| self.remembered(name, &shown));
-        let (uid, gid) = self.user.unwrap_or((0, 0));
+        // The kernel's word where nothing is noted: it may know many users.
+        let (uid, gid) = self.user.unwrap_or(shown.owner());
         Ok(noted.unwrap_or(OverrideStat {
             uid,
             gid,
@@ -300,14 +325,16 @@ impl Owners {
         // The step sees this number, too, when the kernel has forgotten what it was copied from.
         self.noted
             .insert((shown.device(), stored.inode(), stored.born()), over);
-        if let Some((seconds, nanoseconds)) = stored.born() {
-            let mut note = [0; NOTE_LENGTH];
-            note[..8].copy_from_slice(&stored.inode().to_le_bytes());
-            note[8..16].copy_from_slice(&seconds.to_le_bytes());
-            note[16..20].copy_from_slice(&nanoseconds.to_le_bytes());
-            note[20..24].copy_from_slice(&over.uid.to_le_bytes());
-            note[24..28].copy_from_slice(&over.gid.to_le_bytes());
-            self.notes.write_all(&note).map_err(|_| Errno::NOSPC)?;
+        if let Some(born) = stored.born() {
+            let note = Note {
+                inode: stored.inode(),
+                born,
+                uid: Some(over.uid),
+                gid: Some(over.gid),
+                device: None,
+            };
+            let written = self.notes.write_all(&note.encode());
+            written.map_err(|_| Errno::NOSPC)?;
         }
         Ok(())
     }
@@ -335,14 +362,7 @@ impl Owners {
 
     fn stored_file(&self, name: &CStr, shown: &Shown) -> Option<OwnedFd> {
         let (root, _) = self.root?;
-        if shown.device() != root {
-            return None;
-        }
-        let path = rustix::fs::readlinkat(CWD, name, Vec::new()).ok()?;
-        let path = path.to_bytes().strip_prefix(b"/")?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::IN_ROOT;
-        rustix::fs::openat2(&self.changes, path, flags, Mode::empty(), resolve).ok()
+        changes::stored_file(&self.changes, root, name, shown)
     }
 
     /// mknod of a device: a file that says what it stands for. No user namespace has devices.
@@ -358,23 +378,15 @@ impl Owners {
         let permissions = mode & 0o7777 & !umask(target.thread());
         let file = target.create(self.roots_differ, permissions)?;
         let name = descriptor_name(&file)?;
-        // The kernel reads 32 bits of it.
-        let device = device as u32;
-        let numbers = (
-            (device >> 8) & 0xfff,
-            (device & 0xff) | (device >> 12) & 0xf_ff00,
-        );
-        let kind = match mode & libc::S_IFMT {
-            libc::S_IFBLK => Kind::BlockDevice(numbers.0, numbers.1),
-            _ => Kind::CharDevice(numbers.0, numbers.1),
-        };
+        // The folder may have handed on its group.
+        let (uid, gid) = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?).owner();
         self.note(
             &name,
             OverrideStat {
-                uid: 0,
-                gid: 0,
+                uid,
+                gid,
                 mode: permissions,
-                kind,
+                kind: device_kind(mode, device),
             },
         )?;
         Ok(Answer::Value(0))
@@ -445,6 +457,20 @@ impl Owners {
 /// Whether a file is of a kind to which attributes like ours can be given.
 fn can_carry_a_note(shown: &Shown) -> bool {
     matches!(shown.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
+}
+
+/// The device that mknod is asked for.
+pub(super) fn device_kind(mode: u32, device: u64) -> Kind {
+    // The kernel reads 32 bits of it.
+    let device = device as u32;
+    let numbers = (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | (device >> 12) & 0xf_ff00,
+    );
+    match mode & libc::S_IFMT {
+        libc::S_IFBLK => Kind::BlockDevice(numbers.0, numbers.1),
+        _ => Kind::CharDevice(numbers.0, numbers.1),
+    }
 }
 
 /// The note on a file. One that can't be read is none.

@@ -25,9 +25,12 @@ const CHANGED: usize = 96;
 const MODIFIED: usize = 112;
 const OWN_DEVICE: usize = 128;
 const DEVICE: usize = 136;
+const MOUNT: usize = 144;
 
 /// `STATX_BTIME`.
 const HAS_BIRTH: u32 = 0x800;
+/// `STATX_MNT_ID`: Linux 5.8.
+pub(super) const HAS_MOUNT: u32 = 0x1000;
 
 impl Shown {
     pub(super) fn new(statx: [u8; STATX_LENGTH]) -> Self {
@@ -70,6 +73,16 @@ impl Shown {
     pub(super) fn born(&self) -> Option<(i64, u32)> {
         (self.u32(MASK) & HAS_BIRTH != 0)
             .then(|| (self.u64(BORN).cast_signed(), self.u32(BORN + 8)))
+    }
+
+    /// Its user and group.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        (self.u32(UID), self.u32(GID))
+    }
+
+    /// The mount that it was reached by, where that was asked for and the kernel says it.
+    pub(super) fn mount(&self) -> Option<u64> {
+        (self.u32(MASK) & HAS_MOUNT != 0).then(|| self.u64(MOUNT))
     }
 
     /// Shows the owner that was noted, and what the file stands for.

@@ -97,7 +97,11 @@ impl StepContext {
             root.place_mounts(&self.materializer, &view, &mut assembly)?;
         }
         let form = self.materializer.form();
-        let (notes, owners) = OwnerNotes::prepare(form, &view, &user, &mut assembly)?;
+        let security = match run.insecure {
+            true => Security::Insecure,
+            false => Security::Sandbox,
+        };
+        let (notes, owners) = OwnerNotes::prepare(form, &view, &user, security, &mut assembly)?;
         let mut spec = self.spec(run, &user, &root, &mut assembly);
         spec.owners = owners;
         let output = Arc::new(Output {
