@@ -34,12 +34,14 @@ pub(super) fn parent(process: i32) -> Option<i32> {
     line(&status, "PPid:").next()?.parse().ok()
 }
 
-fn status(thread: u32) -> Result<String, Errno> {
-    std::fs::read_to_string(format!("/proc/{thread}/status"))
+/// What `/proc`, the working directory, tells of a thread.
+pub(super) fn status(thread: u32) -> Result<String, Errno> {
+    std::fs::read_to_string(format!("{thread}/status"))
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))
 }
 
-fn line<'a>(status: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+/// The words of one line of that.
+pub(super) fn line<'a>(status: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_default().split_whitespace()
 }

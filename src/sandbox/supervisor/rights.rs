@@ -4,6 +4,8 @@ use rustix::fs::{CWD, Gid, Uid};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use super::asker;
+
 /// What the kernel would look at of who asks.
 pub(super) struct Rights {
     pub(super) uid: u32,
@@ -17,22 +19,21 @@ pub(super) struct Rights {
 impl Rights {
     /// Looks at a thread. The working directory is `/proc`.
     pub(super) fn of(thread: u32) -> Result<Self, Errno> {
-        let status = std::fs::read_to_string(format!("{thread}/status"))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))?;
+        let status = asker::status(thread)?;
         let root = rustix::fs::readlinkat(CWD, format!("{thread}/root"), Vec::new())?;
         Self::read(&status, root.as_bytes() != b"/").ok_or(Errno::SRCH)
     }
 
     fn read(status: &str, has_own_root: bool) -> Option<Self> {
-        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let word = |name, index| asker::line(status, name).nth(index);
         // The last of four is the one for files.
-        let id = |name: &str| line(name)?.split_whitespace().nth(3)?.parse().ok();
+        let id = |name| word(name, 3)?.parse().ok();
         Some(Self {
             uid: id("Uid:")?,
             gid: id("Gid:")?,
-            umask: u32::from_str_radix(line("Umask:")?.trim(), 8).ok()?,
+            umask: u32::from_str_radix(word("Umask:", 0)?, 8).ok()?,
             capabilities: CapabilitySet::from_bits_retain(
-                u64::from_str_radix(line("CapEff:")?.trim(), 16).ok()?,
+                u64::from_str_radix(word("CapEff:", 0)?, 16).ok()?,
             ),
             has_own_root,
         })
