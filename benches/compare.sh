@@ -21,9 +21,8 @@ for program in "$rbuild" busybox runc; do
     command -v "$program" >/dev/null || { echo "missing: $program" >&2; exit 1; }
 done
 
-# Groups that count the CPU time of everything in them: version 1 or version 2 of the interface.
-if [ -d /sys/fs/cgroup/cpuacct ]; then groups=/sys/fs/cgroup/cpuacct/rbuild-bench
-else groups=/sys/fs/cgroup/rbuild-bench; fi
+. benches/cpu_time.sh
+groups=$cgroups/rbuild-bench
 for tool in "${tools[@]}"; do mkdir -p "$groups/$tool/run"; done
 
 work=$(mktemp -d /tmp/rbuild-bench.XXXXXX)
@@ -86,26 +85,15 @@ for tool in "${tools[@]}"; do
     version_docker >/dev/null || { tail -5 "$work/docker.log" >&2; exit 1; }
 done
 
-# cpu_microseconds TOOL: leaves the CPU time of the tool's group in $now. It starts no process: that
-# would be in the group, too.
-cpu_microseconds() {
-    local key value
-    if [ -f "$groups/$1/cpuacct.usage" ]; then
-        read -r value <"$groups/$1/cpuacct.usage"
-        now=$((value / 1000))
-    else
-        while read -r key value; do if [ "$key" = usage_usec ]; then now=$value; fi; done <"$groups/$1/cpu.stat"
-    fi
-}
 # in_group TOOL CONTEXT: builds with every process of it in the tool's group. Leaves microseconds of
 # wall and CPU time in $work/spent; to enter the group takes the kernel longer than some builds.
 in_group() {
     (
         echo "$BASHPID" >"$groups/$1/run/cgroup.procs"
-        cpu_microseconds "$1"; cpu=$now; begun=${EPOCHREALTIME/[.,]/}
+        cpu_microseconds "$groups/$1"; cpu=$now; begun=${EPOCHREALTIME/[.,]/}
         "build_$1" "$2" >"$work/log" 2>&1
         ended=${EPOCHREALTIME/[.,]/}
-        cpu_microseconds "$1"
+        cpu_microseconds "$groups/$1"
         echo "$((ended - begun)) $((now - cpu))" >"$work/spent"
     ) || { tail -20 "$work/log" >&2; exit 1; }
 }

@@ -19,9 +19,8 @@ base=${BASE:-debian:trixie}
 rbuild=$(readlink -f "${RBUILD:-target/release/rbuild}")
 for user in "$with" "$without"; do id "$user" >/dev/null; done
 
-# Groups that count the CPU time of everything in them: version 1 or version 2 of the interface.
-if [ -d /sys/fs/cgroup/cpuacct ]; then group=/sys/fs/cgroup/cpuacct/rbuild-bench-isolation
-else group=/sys/fs/cgroup/rbuild-bench-isolation; fi
+. benches/cpu_time.sh
+group=$cgroups/rbuild-bench-isolation
 mkdir -p "$group"
 
 work=$(mktemp -d /tmp/rbuild-bench.XXXXXX)
@@ -81,23 +80,14 @@ run() {
         "$work/rbuild" build $(flags_of "$way") --progress plain "$@" >"$work/log" 2>&1 ||
         { tail -20 "$work/log" >&2; exit 1; }
 }
-cpu_microseconds() {
-    local key value
-    if [ -f "$group/cpuacct.usage" ]; then
-        read -r value <"$group/cpuacct.usage"
-        now=$((value / 1000))
-    else
-        while read -r key value; do if [ "$key" = usage_usec ]; then now=$value; fi; done <"$group/cpu.stat"
-    fi
-}
 # timed WAY CONTEXT: adds wall and CPU seconds to the way's list.
 timed() {
     (
         echo "$BASHPID" >"$group/cgroup.procs"
-        cpu_microseconds; cpu=$now; begun=${EPOCHREALTIME/[.,]/}
+        cpu_microseconds "$group"; cpu=$now; begun=${EPOCHREALTIME/[.,]/}
         run "$1" --build-arg ROUND="$begun" "$work/$2"
         ended=${EPOCHREALTIME/[.,]/}
-        cpu_microseconds
+        cpu_microseconds "$group"
         echo "$((ended - begun)) $((now - cpu))" >>"$work/$1.times"
     )
 }
