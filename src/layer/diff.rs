@@ -27,7 +27,7 @@ use crate::fs::descent::{Descent, Missing, open_file};
 use crate::fs::root::file_type;
 use crate::fs::walk::{Descend, Visited, walk};
 use crate::time::Timestamp;
-use owners::{Origin, Teller};
+use owners::{HandedOn, Origin, Teller};
 use same::has_same_metadata;
 
 pub use owners::{NotedOwner, Owners};
@@ -192,7 +192,7 @@ struct OpenDirectory {
     names: Option<BTreeSet<Vec<u8>>>,
     /// The group that what is made in it gets, if it hands its own on and the machine doesn't know
     /// that.
-    group: Option<u32>,
+    group: Option<HandedOn>,
 }
 
 /// What is looked at.
@@ -235,7 +235,7 @@ impl Scan<'_, '_> {
             };
             teller.give_owner(self.owners, self.form, &mut entry)?;
         }
-        let group = owners::handed_on(self.form, &entry);
+        let group = owners::handed_on(self.form, &entry, stat.st_gid);
         let changed = self
             .below
             .get(b"")
@@ -295,7 +295,8 @@ impl Scan<'_, '_> {
         let was_there = state != FileState::New;
         let (entry, is_opaque) = self.read_entry(visited, kind, found, group, was_there)?;
         if entry.is_directory() {
-            self.push_directory(entry, found, is_opaque || hides_below);
+            let group = owners::handed_on(self.form, &entry, stat.st_gid);
+            self.push_directory(entry, found, is_opaque || hides_below, group);
             return Ok(Descend::Enter);
         }
         let changed = match found {
@@ -313,7 +314,7 @@ impl Scan<'_, '_> {
         visited: &Visited<'_>,
         kind: EntryKind,
         found: Option<Found<'_>>,
-        group: Option<u32>,
+        group: Option<HandedOn>,
         was_there: bool,
     ) -> Result<(Entry, bool), DiffError> {
         let mut xattrs = Target::In(visited.directory, visited.name)
@@ -365,9 +366,14 @@ impl Scan<'_, '_> {
         });
     }
 
-    fn push_directory(&mut self, entry: Entry, found: Option<Found<'_>>, opaque: bool) {
+    fn push_directory(
+        &mut self,
+        entry: Entry,
+        found: Option<Found<'_>>,
+        opaque: bool,
+        group: Option<HandedOn>,
+    ) {
         let below = found.filter(|found| found.entry.is_directory());
-        let group = owners::handed_on(self.form, &entry);
         self.directories.push(OpenDirectory {
             path: entry.path.clone(),
             exists_below: below.is_some(),

@@ -131,7 +131,7 @@ pub(super) enum Origin {
         /// Whether it was copied from below.
         copied_up: bool,
         /// The group of its folder, where that hands it on and the machine doesn't know.
-        group: Option<u32>,
+        group: Option<HandedOn>,
     },
 }
 
@@ -142,9 +142,19 @@ const CAPABILITY: &[u8] = b"security.capability";
 const SET_GROUP: u32 = 0o2000;
 
 /// The group that a directory hands on to what is made in it, where only its attribute knows.
-pub(super) fn handed_on(form: &Form, directory: &Entry) -> Option<u32> {
-    (form.notes_owners() && directory.mode & SET_GROUP != 0 && !form.is_mapped(0, directory.gid))
-        .then_some(directory.gid)
+#[derive(Clone, Copy)]
+pub(super) struct HandedOn {
+    /// The group.
+    group: u32,
+    /// What the machine hands on in its place: what has another was given that.
+    real: u32,
+}
+
+/// `real` is the group that the machine knows the directory to have.
+pub(super) fn handed_on(form: &Form, directory: &Entry, real: u32) -> Option<HandedOn> {
+    let group = directory.gid;
+    (form.notes_owners() && directory.mode & SET_GROUP != 0 && !form.is_mapped(0, group))
+        .then_some(HandedOn { group, real })
 }
 
 impl Teller<'_> {
@@ -185,7 +195,9 @@ impl Teller<'_> {
                     if let Some(maker) = owners.maker {
                         (entry.uid, entry.gid) = maker;
                     }
-                    entry.gid = group.unwrap_or(entry.gid);
+                    if let Some(handed_on) = group.filter(|handed_on| handed_on.real == own.1) {
+                        entry.gid = handed_on.group;
+                    }
                 }
             }
         }
