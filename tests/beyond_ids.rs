@@ -41,6 +41,30 @@ fn layers_are_the_same_bytes_as_root_s() {
 }
 
 #[test]
+fn who_is_unknown_to_the_kernel_lends_nobody_root_s_rights() {
+    if !is_possible() {
+        return;
+    }
+    let project = Project::with(
+        "
+        FROM debian
+        RUN cp /bin/dash /tmp/sh && chown 1000660000:1000660000 /tmp/sh && chmod 6755 /tmp/sh \\
+         && mkdir -m 700 /p && touch /p/f && chown -R 33:33 /p && touch /of-root && chmod 640 /of-root
+        USER 1000:1000
+        RUN test -u /tmp/sh; /tmp/sh -p -c 'cat /of-root' 2>/dev/null || echo refused
+        USER 1000:1000660000
+        RUN cat /of-root 2>/dev/null || echo refused
+        USER 1000660000
+        RUN perl -e 'my ($p, $a, $v) = (\"/p\", \"user.x\", \"y\"); print syscall(188, $p, $a, $v, 1, 0), \"\\n\"'; stat -c %u:%g /p
+        ",
+    );
+    as_other_user(|user| {
+        let log = Rbuild::new(user).build(&project).ok();
+        assert_eq!(log.output(), ["refused", "refused", "-1", "33:33"]);
+    });
+}
+
+#[test]
 fn what_the_cache_has_is_known_as_what_was_just_made() {
     if !is_possible() {
         return;

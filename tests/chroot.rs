@@ -193,6 +193,25 @@ fn doctor_says_what_is_lost() {
 }
 
 #[test]
+fn a_user_of_the_step_reaches_neither_its_supervisor_nor_its_secret() {
+    let Some(container) = Container::new(DOCKERS) else {
+        return;
+    };
+    let rbuild = Rbuild::new(&User::Caller);
+    // Threads of the step's first process are numbered after it; the file makes one of them act as
+    // the user.
+    let project = Project::with(
+        r#"
+        FROM debian
+        USER 1234
+        RUN ["/usr/bin/perl", "-e", "$| = 1; my $p = getppid; for my $t ($p .. $p + 40) { open my $f, '<', '/proc/self/status'; my $line = <$f>; print \"reached $t\\n\" if syscall(234, $p, $t, 0) == 0 || kill(0, $p); } print \"tried\\n\""]
+        "#,
+    );
+    let log = container.build(&rbuild, &project).ok();
+    assert_eq!(log.output(), ["tried"]);
+}
+
+#[test]
 fn what_a_step_sees_is_its_own_and_goes() {
     let Some(container) = Container::new(DOCKERS) else {
         return;

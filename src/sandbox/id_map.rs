@@ -122,6 +122,12 @@ impl IdMaps {
         self.users.iter().map(|range| range.2).ne([1])
     }
 
+    /// The highest group that has an id here.
+    pub(super) fn highest_group(&self) -> u32 {
+        let last = |&(first, _, count): &IdRange| first.saturating_add(count.saturating_sub(1));
+        self.groups.iter().map(last).max().unwrap_or(0)
+    }
+
     /// Whether a user has an id here.
     pub(super) fn has_user(&self, uid: u32) -> bool {
         is_in(&self.users, uid)

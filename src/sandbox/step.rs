@@ -93,6 +93,9 @@ impl Guard<'_> {
                 Err(errno) => Err(errno),
             },
             Self::Supervised(plan, line) => {
+                if plan.forbids_rights() {
+                    rustix::thread::set_no_new_privs(true)?;
+                }
                 let listener = notification::install_listening_filter(&plan.filter())?;
                 line.send(&(), &[OwnedFd::from(listener).as_fd()])
             }
@@ -349,7 +352,8 @@ fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
     }
     let gid = match is_known(spec.gid) {
         true => Gid::from_raw(spec.gid),
-        false => Gid::ROOT,
+        // Never root's, where the kernel tells groups apart.
+        false => Gid::from_raw(maps.as_ref().map_or(0, IdMaps::highest_group)),
     };
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| {
         let hint = if errno == Errno::INVAL {

@@ -89,7 +89,8 @@ impl Persona {
         }
         let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
         rustix::thread::set_thread_res_gid(gid, gid, root.1)?;
-        rustix::thread::set_thread_res_uid(uid, uid, root.0)?;
+        // Signals are judged by the real and the saved id: nobody of the step's may send it any.
+        rustix::thread::set_thread_res_uid(root.0, uid, root.0)?;
         with(own.permitted & self.capabilities)
     }
 }

@@ -176,6 +176,9 @@ impl Supervisor {
             return Ok(Answer::Continue);
         }
         let permissions = mode & 0o7777 & !asker.umask;
+        if !target.is_wanted() {
+            return Err(Errno::SRCH);
+        }
         // The folder may hand on its group: the kernel knows.
         let made = asker.act(|| target.create(asker.has_own_root, permissions));
         let file = made?;
@@ -206,7 +209,9 @@ impl Supervisor {
             if !self.is_on_root(&shown) || shown.links() == 0 {
                 return done;
             }
-            let Some((inode, born)) = self.stored(name, &shown) else {
+            // A device was made just now and copied from nowhere: its number is the same in both.
+            let is_it = |stored: &(u64, _)| device.is_none() || stored.0 == shown.inode();
+            let Some((inode, born)) = self.stored(name, &shown).filter(is_it) else {
                 continue;
             };
             let note = Note {

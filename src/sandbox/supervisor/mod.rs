@@ -130,6 +130,12 @@ impl OwnersPlan {
         (!self.is_known).then_some(self.user)
     }
 
+    /// Whether set-id programs must give nobody rights: where the kernel tells users apart, files of
+    /// those whom it doesn't know are really root's.
+    pub(super) fn forbids_rights(&self) -> bool {
+        self.maps.has_many()
+    }
+
     /// The step's system call filter.
     pub(super) fn filter(&self) -> Vec<Instruction> {
         seccomp::supervised_filter(Supervision::Owners {
@@ -211,6 +217,9 @@ fn serve_in_thread<A: Answering>(make: impl FnOnce() -> A + Send + 'static) -> R
 }
 
 fn serve(mut supervisor: impl Answering) {
+    // Who acts here as somebody of the step is in no group of the caller's. With one id only, the
+    // kernel lets nobody change groups.
+    let _ = rustix::thread::set_thread_groups(&[]);
     supervisor.listener().wake_directly();
     loop {
         match supervisor.listener().receive() {

@@ -162,7 +162,7 @@ impl Owners {
             && self.user.is_none()
             && let Ok(name) = target.name()
         {
-            match read_note(&name, target.follow) {
+            match self.read_note(&name, target.follow) {
                 Some(note) if self.is_as_real(&note) => return Ok(None),
                 None if self.noted.is_empty() || self.is_without_note(&name, target.follow) => {
                     return Ok(None);
@@ -174,7 +174,7 @@ impl Owners {
             return Ok(None);
         };
         let name = descriptor_name(&file)?;
-        let note = read_note(&name, true);
+        let note = self.read_note(&name, true);
         let Ok(shown) = notification::statx(&name, NO_AUTOMOUNT, mask | WANTED) else {
             return Ok(None);
         };
@@ -187,13 +187,27 @@ impl Owners {
 
     /// Whether a file that carries no note has none: the kind that could carry it does.
     fn is_without_note(&self, name: &CStr, follow: bool) -> bool {
-        let flags = match follow {
-            true => NO_AUTOMOUNT,
-            false => NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW.bits(),
-        };
-        !self.file_systems_differ
-            && notification::statx(name, flags, WANTED)
-                .is_ok_and(|shown| can_carry_a_note(&Shown::new(shown)))
+        !self.file_systems_differ && look(name, follow).is_ok_and(|shown| can_carry_a_note(&shown))
+    }
+
+    /// The note on a file. One that can't be read is none, and so is one that a step may have written
+    /// which nobody watched: where the kernel tells users apart, steps write what they like to the
+    /// folders of caches.
+    fn read_note(&self, name: &CStr, follow: bool) -> Option<OverrideStat> {
+        let mut value = [0_u8; MAX_LENGTH];
+        let length = match follow {
+            true => rustix::fs::getxattr(name, NAME, &mut value),
+            false => rustix::fs::lgetxattr(name, NAME, &mut value),
+        }
+        .ok()?;
+        let note = OverrideStat::parse(value.get(..length)?)?;
+        (!self.maps.has_many() || self.is_on_root(name, follow)).then_some(note)
+    }
+
+    fn is_on_root(&self, name: &CStr, follow: bool) -> bool {
+        let shown = look(name, follow).map(|shown| shown.device());
+        self.root
+            .is_some_and(|(device, _)| shown.is_ok_and(|shown| shown == device))
     }
 
     /// Whether the kernel says the same.
@@ -212,9 +226,14 @@ impl Owners {
         // What was copied up is as young as what was made, and carries overlay's mark.
         let is_from_below = shown.device() == device
             && (shown.born().is_some_and(|born| born < start) || self.was_copied_up(name, shown));
+        // What is below shows as it is where the kernel knows many users, and else as root's.
+        let (uid, gid) = match self.maps.has_many() {
+            true => shown.owner(),
+            false => (0, 0),
+        };
         is_from_below.then(|| OverrideStat {
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             mode: shown.mode() & 0o7777,
             kind: kind(shown),
         })
@@ -283,7 +302,7 @@ impl Owners {
         let file = target.open(self.roots_differ)?;
         let name = descriptor_name(&file)?;
         let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
-        Ok(read_note(&name, true).is_some() || self.noted.contains_key(&inode(&shown)))
+        Ok(self.read_note(&name, true).is_some() || self.noted.contains_key(&inode(&shown)))
     }
 
     /// Whether the step's user, who isn't root, may give a file to a group.
@@ -298,7 +317,9 @@ impl Owners {
     /// The owner that a file has by now, and its kind.
     fn owner(&self, name: &CStr) -> Result<OverrideStat, Errno> {
         let shown = Shown::new(notification::statx(name, NO_AUTOMOUNT, WANTED)?);
-        let noted = read_note(name, true).or_else(|| self.remembered(name, &shown));
+        let noted = self
+            .read_note(name, true)
+            .or_else(|| self.remembered(name, &shown));
         // The kernel's word where nothing is noted: it may know many users.
         let (uid, gid) = self.user.unwrap_or(shown.owner());
         Ok(noted.unwrap_or(OverrideStat {
@@ -376,6 +397,9 @@ impl Owners {
             return Err(Errno::PERM);
         }
         let permissions = mode & 0o7777 & !umask(target.thread());
+        if !target.is_wanted() {
+            return Err(Errno::SRCH);
+        }
         let file = target.create(self.roots_differ, permissions)?;
         let name = descriptor_name(&file)?;
         // The folder may have handed on its group.
@@ -425,9 +449,13 @@ impl Owners {
         if !target.is_wanted() {
             return Err(Errno::SRCH);
         }
-        if self.user.is_some() {
-            // What the kernel would ask of somebody without capabilities, who owns every file.
+        if let Some((user, _)) = self.user {
+            // What the kernel would ask of somebody without capabilities, to whom every file is the
+            // user's own.
             let name = descriptor_name(&file)?;
+            if self.maps.has_many() && self.owner(&name)?.uid != user {
+                return Err(Errno::PERM);
+            }
             let shown = Shown::new(notification::statx(&name, NO_AUTOMOUNT, WANTED)?);
             if !attribute.starts_with(b"user.") && !attribute.starts_with(b"system.posix_acl") {
                 return Err(Errno::PERM);
@@ -454,6 +482,15 @@ impl Owners {
     }
 }
 
+/// What the kernel says of a file.
+fn look(name: &CStr, follow: bool) -> Result<Shown, Errno> {
+    let flags = match follow {
+        true => NO_AUTOMOUNT,
+        false => NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW.bits(),
+    };
+    notification::statx(name, flags, WANTED).map(Shown::new)
+}
+
 /// Whether a file is of a kind to which attributes like ours can be given.
 fn can_carry_a_note(shown: &Shown) -> bool {
     matches!(shown.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
@@ -471,17 +508,6 @@ pub(super) fn device_kind(mode: u32, device: u64) -> Kind {
         libc::S_IFBLK => Kind::BlockDevice(numbers.0, numbers.1),
         _ => Kind::CharDevice(numbers.0, numbers.1),
     }
-}
-
-/// The note on a file. One that can't be read is none.
-fn read_note(name: &CStr, follow: bool) -> Option<OverrideStat> {
-    let mut value = [0_u8; MAX_LENGTH];
-    let length = match follow {
-        true => rustix::fs::getxattr(name, NAME, &mut value),
-        false => rustix::fs::lgetxattr(name, NAME, &mut value),
-    }
-    .ok()?;
-    OverrideStat::parse(value.get(..length)?)
 }
 
 /// The mode bits that a process takes away from what it makes.

@@ -15,6 +15,8 @@ pub(super) mod root;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 pub(super) use self::assembly::Assembly;
 pub(super) use self::error::failed;
@@ -214,9 +216,14 @@ impl StepContext {
             output.forward(stderr, LogStream::Stderr),
         ];
         let outcome = running.wait().map_err(RunError::Launcher)?;
+        // A step whose init was killed, which root of a stock container can, may have left somebody
+        // behind who holds the pipes.
+        let patience = match outcome {
+            Outcome::Signaled { .. } => Duration::from_secs(2),
+            _ => Duration::MAX,
+        };
         for reader in readers {
-            // A reader can't fail: it ends with its pipe.
-            let _ = reader.join();
+            wait_for(reader, patience);
         }
         if self.cancel.is_canceled() {
             return Err(StepError::Canceled);
@@ -231,6 +238,18 @@ impl StepContext {
             _ => None,
         })
     }
+}
+
+/// Waits until the output's end. A reader can't fail: it ends with its pipe.
+fn wait_for(reader: JoinHandle<()>, patience: Duration) {
+    let begun = Instant::now();
+    while patience != Duration::MAX && !reader.is_finished() {
+        if begun.elapsed() > patience {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = reader.join();
 }
 
 /// A command that runs again may give something else. What follows must not be mixed with what
